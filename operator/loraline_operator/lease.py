@@ -1,0 +1,130 @@
+"""Leader election by a Lease: one replica reconciles, the others stand by.
+
+Clocks of machines are not compared: a replica takes over when it has itself seen no renewal for the lease's duration,
+and the leader stops writing when its own last renewal is older than two thirds of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+from loraline_operator import errors, metrics
+from loraline_operator.actions import Kind, Manifest, Ref
+from loraline_operator.cluster import Cluster
+
+NAME = "loraline-operator"
+
+logger = logging.getLogger(__name__)
+
+
+class Lease:
+    """One replica's view of the Lease."""
+
+    def __init__(self, cluster: Cluster, *, namespace: str, identity: str, duration_s: float) -> None:
+        self._cluster = cluster
+        self._ref = Ref(Kind.LEASE, namespace, NAME)
+        self._identity = identity
+        self._duration_s = duration_s
+        self._write_until = 0.0
+        self._seen: tuple[str, float] = ("", 0.0)
+        self._held: Manifest | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this replica may write now."""
+        return asyncio.get_running_loop().time() < self._write_until
+
+    def check(self) -> None:
+        """The fence before each write.
+
+        Raises:
+            errors.NotLeader: the last renewal is too long ago, or this replica never held the Lease.
+        """
+        if not self.is_held:
+            raise errors.NotLeader(f"{self._ref} is not held by {self._identity} any more")
+
+    async def acquire(self) -> None:
+        """Waits until this replica holds the Lease."""
+        while True:
+            try:
+                if await self._try():
+                    metrics.leader.set(1)
+                    logger.info("%s: acquired by %s", self._ref, self._identity)
+                    return
+            except errors.ApiError as error:
+                logger.warning("%s: %s", self._ref, error)
+            await asyncio.sleep(self._duration_s / 5)
+
+    async def renew(self) -> None:
+        """Renews the Lease for ever.
+
+        Raises:
+            errors.NotLeader: it was lost.
+        """
+        while True:
+            await asyncio.sleep(self._duration_s / 5)
+            try:
+                if not await self._try():
+                    raise errors.NotLeader(f"{self._ref} was taken over by another replica")
+            except errors.ApiError as error:
+                logger.warning("%s: not renewed: %s", self._ref, error)
+            self.check()
+
+    async def release(self) -> None:
+        """Gives the Lease back, so that another replica need not wait for its end."""
+        if self._held is None or not self.is_held:
+            return
+        self._write_until = 0.0
+        metrics.leader.set(0)
+        spec = self._held["spec"] | {"holderIdentity": "", "leaseDurationSeconds": 1}
+        try:
+            await self._cluster.replace(self._ref, self._held | {"spec": spec})
+        except errors.ApiError as error:
+            logger.warning("%s: not released: %s", self._ref, error)
+
+    async def _try(self) -> bool:
+        """One attempt to take or renew; True when it is held."""
+        started = asyncio.get_running_loop().time()
+        current = await self._cluster.get(self._ref)
+        try:
+            if current is None:
+                manifest = {
+                    "apiVersion": "coordination.k8s.io/v1",
+                    "kind": "Lease",
+                    "metadata": {"name": self._ref.name, "namespace": self._ref.namespace},
+                    "spec": self._spec({}),
+                }
+                self._held = await self._cluster.create(self._ref, manifest)
+            elif self._may_take(current, started):
+                self._held = await self._cluster.replace(self._ref, current | {"spec": self._spec(current["spec"])})
+            else:
+                self._write_until = 0.0
+                return False
+        except (errors.Conflict, errors.AlreadyExists):
+            return self.is_held  # somebody wrote in between: the next attempt sees who
+        self._write_until = started + self._duration_s * 2 / 3
+        return True
+
+    def _may_take(self, current: Manifest, now: float) -> bool:
+        spec = current["spec"]
+        holder = spec.get("holderIdentity")
+        if holder in (self._identity, "", None):
+            return True
+        version = current["metadata"]["resourceVersion"]
+        if version != self._seen[0]:
+            self._seen = (version, now)
+        limit_s = float(spec.get("leaseDurationSeconds", self._duration_s))
+        return now - self._seen[1] > limit_s
+
+    def _spec(self, old: Manifest) -> Manifest:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        is_ours = old.get("holderIdentity") == self._identity
+        return {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": max(1, round(self._duration_s)),
+            "acquireTime": old.get("acquireTime", now) if is_ours else now,
+            "renewTime": now,
+            "leaseTransitions": old.get("leaseTransitions", 0) + (0 if is_ours else 1),
+        }

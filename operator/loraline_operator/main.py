@@ -1,0 +1,114 @@
+"""Runs the operator: waits for the Lease, then watches and reconciles in one set of tasks of which none may end alone.
+
+The command line is in `__main__`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import uuid
+from collections.abc import AsyncIterator, Awaitable
+
+import kopf
+from aiohttp import web
+
+from loraline_operator import handlers, paths
+from loraline_operator.cluster import Cluster
+from loraline_operator.lease import Lease
+from loraline_operator.poll import Poller
+from loraline_operator.probes import Probes
+from loraline_operator.queue import WorkQueue
+from loraline_operator.reconcile import LIST_RETRY_S, Reconciler
+from loraline_operator.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class _Stopped(Exception):
+    """Somebody asked the operator to stop."""
+
+
+async def run(settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT.
+
+    Raises:
+        errors.NotLeader: the Lease was lost; the next start stands by.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Cluster() as cluster, Poller() as poller:
+        identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        lease = Lease(cluster, namespace=settings.namespace, identity=identity, duration_s=settings.lease_duration_s)
+        cluster.fence = lease.check
+        reconciler = Reconciler(cluster, paths.paths(cluster, poller, settings), WorkQueue(), settings)
+        async with _served(Probes(reconciler.health, lease, settings.resync_interval_s), settings.listen):
+            try:
+                await _together(_stopper(stop), _lead(lease, reconciler, settings))
+            except* _Stopped:
+                logger.info("stopped")
+            finally:
+                await lease.release()
+
+
+async def _lead(lease: Lease, reconciler: Reconciler, settings: Settings) -> None:
+    """Stands by until the Lease is ours, then does everything that only the leader does."""
+    await lease.acquire()
+    await _together(lease.renew(), _reconcile(reconciler, settings))
+
+
+async def _reconcile(reconciler: Reconciler, settings: Settings) -> None:
+    """Waits until both kinds can be listed, so that kopf never starts to watch what is not there."""
+    while True:
+        if await reconciler.list_all():
+            break
+        await asyncio.sleep(LIST_RETRY_S)
+    workers = (reconciler.work() for _ in range(settings.workers))
+    await _together(reconciler.resync(), _watch(reconciler, settings), *workers)
+
+
+async def _watch(reconciler: Reconciler, settings: Settings) -> None:
+    """Runs kopf, which takes over the signals."""
+    await kopf.operator(
+        registry=handlers.registry(reconciler.changed),
+        settings=handlers.settings(),
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+    )
+    raise _Stopped
+
+
+async def _stopper(stop: asyncio.Event) -> None:
+    await stop.wait()
+    raise _Stopped
+
+
+async def _together(*jobs: Awaitable[None]) -> None:
+    """Runs jobs that never end: when one does, well or not, all end."""
+    async with asyncio.TaskGroup() as group:
+        for job in jobs:
+            group.create_task(_endless(job))
+
+
+async def _endless(job: Awaitable[None]) -> None:
+    await job
+    raise RuntimeError(f"{job} ended, and it never should")
+
+
+@contextlib.asynccontextmanager
+async def _served(probes: Probes, listen: str) -> AsyncIterator[None]:
+    """Serves the probes at host:port while the block runs."""
+    host, _, port = listen.rpartition(":")
+    runner = web.AppRunner(probes.application(), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        yield
+    finally:
+        await runner.cleanup()

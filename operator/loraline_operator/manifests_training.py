@@ -1,0 +1,199 @@
+"""The children of a fine-tune as Kubernetes objects: the snapshot ConfigMap of a run and the Job of an attempt.
+
+Pure: the same run, attempt and settings give the same manifests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from loraline_api import API_VERSION, pods
+from loraline_api.finetune import LoraFineTuneSpec
+from loraline_api.outcome import PERMANENT_EXIT_CODES
+from loraline_api.progress import PROGRESS_PORT
+from loraline_api.run import DATA_KEYS, RUN_KEY, Run
+from loraline_api.storage import Scheme, SecretRef, parse_uri
+from loraline_operator import naming
+from loraline_operator.actions import Manifest
+from loraline_operator.observed import Meta
+from loraline_operator.observed_finetune import Data
+from loraline_operator.settings import Settings
+
+CONTAINER = "trainer"
+GRACE_PERIOD_S = 120
+"""Time from SIGTERM to SIGKILL: enough to finish an upload that has begun."""
+
+
+def snapshot(meta: Meta, run: Run, data: Mapping[str, Data]) -> Manifest:
+    """The immutable ConfigMap with a run's inputs and its configmap:// data."""
+    texts = {DATA_KEYS[part]: item.content for part, item in data.items() if not item.is_binary}
+    binaries = {DATA_KEYS[part]: item.content for part, item in data.items() if item.is_binary}
+    manifest: Manifest = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(meta, naming.snapshot_name(meta.name, run.id), _run_labels(meta, run.id, "snapshot")),
+        "immutable": True,
+        "data": {RUN_KEY: run.model_dump_json(by_alias=True, exclude_none=True), **texts},
+    }
+    if binaries:
+        manifest["binaryData"] = binaries
+    return manifest
+
+
+def job(
+    meta: Meta, spec: LoraFineTuneSpec, *, run_id: str, attempt: int, settings_hash: str, settings: Settings
+) -> Manifest:
+    """The Job of an attempt: one pod, no retry of its own; a disruption replaces the pod and counts as nothing."""
+    labels = _run_labels(meta, run_id, "training") | {
+        naming.ATTEMPT_LABEL: str(attempt),
+        naming.SETTINGS_LABEL: settings_hash,
+    }
+    passed = {key: meta.labels[key] for key in naming.PASSED_LABELS if key in meta.labels}
+    job_spec: Manifest = {
+        "backoffLimit": 0,
+        "completions": 1,
+        "parallelism": 1,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {
+                        "containerName": CONTAINER,
+                        "operator": "In",
+                        "values": sorted(int(code) for code in PERMANENT_EXIT_CODES),
+                    },
+                },
+            ]
+        },
+        "template": {"metadata": {"labels": labels}, "spec": _pod_spec(meta, spec, run_id, settings)},
+    }
+    if spec.active_deadline_seconds is not None:
+        job_spec["activeDeadlineSeconds"] = spec.active_deadline_seconds
+    if naming.KUEUE_QUEUE_LABEL in passed:
+        job_spec["suspend"] = True  # Kueue starts it, and owns the field from here on
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(meta, naming.job_name(meta.name, run_id, attempt), labels | passed),
+        "spec": job_spec,
+    }
+
+
+def _metadata(meta: Meta, name: str, labels: dict[str, str]) -> Manifest:
+    return {
+        "name": name,
+        "namespace": meta.namespace,
+        "labels": labels,
+        "ownerReferences": [naming.owner_reference("LoraFineTune", API_VERSION, meta.name, meta.uid)],
+    }
+
+
+def _run_labels(meta: Meta, run_id: str, component: str) -> dict[str, str]:
+    return naming.common_labels(component) | {naming.FINETUNE_LABEL: meta.name, naming.RUN_LABEL: run_id}
+
+
+def _pod_spec(meta: Meta, spec: LoraFineTuneSpec, run_id: str, settings: Settings) -> Manifest:
+    """The pod of an attempt; it meets the `restricted` Pod Security Standard."""
+    compute = spec.compute
+    volumes, mounts = _volumes(meta, spec, run_id)
+    selector = dict(compute.node_selector)
+    if compute.gpu_type is not None:
+        selector["nvidia.com/gpu.product"] = compute.gpu_type
+    optional = {
+        "nodeSelector": selector,
+        "tolerations": [toleration.dump() for toleration in compute.tolerations],
+        "affinity": compute.affinity,
+        "priorityClassName": compute.priority_class_name,
+        "runtimeClassName": compute.runtime_class_name,
+        "serviceAccountName": compute.service_account_name,
+    }
+    return {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": GRACE_PERIOD_S,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": pods.USER_ID,
+            "runAsGroup": pods.USER_ID,
+            "fsGroup": pods.USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(spec, mounts, settings)],
+        "volumes": volumes,
+        **{key: value for key, value in optional.items() if value},
+    }
+
+
+def _container(spec: LoraFineTuneSpec, mounts: list[Manifest], settings: Settings) -> Manifest:
+    home = {name: str(pods.WORK_DIR) for name in ("HOME", "TMPDIR")} | {"HF_HOME": str(pods.WORK_DIR / "huggingface")}
+    return {
+        "name": CONTAINER,
+        "image": settings.trainer_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "args": ["job"],
+        "env": [{"name": name, "value": value} for name, value in (home | dict(settings.trainer_env)).items()],
+        "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
+        "resources": _resources(spec),
+        "terminationMessagePolicy": "File",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": mounts,
+    }
+
+
+def _resources(spec: LoraFineTuneSpec) -> Manifest:
+    """Requests; memory, disk and GPUs are limits too, CPU has none."""
+    requests = spec.compute.requests.dump()
+    limits = {name: value for name, value in requests.items() if name != "cpu"}
+    if spec.compute.gpus:
+        limits["nvidia.com/gpu"] = str(spec.compute.gpus)
+    return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
+
+
+def _volumes(meta: Meta, spec: LoraFineTuneSpec, run_id: str) -> tuple[list[Manifest], list[Manifest]]:
+    """The volumes of the pod and where its container mounts them."""
+    volumes: list[Manifest] = [
+        {"name": "run", "configMap": {"name": naming.snapshot_name(meta.name, run_id)}},
+        {"name": "work", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    mounts: list[Manifest] = [
+        {"name": "run", "mountPath": str(pods.RUN_DIR), "readOnly": True},
+        {"name": "work", "mountPath": str(pods.WORK_DIR)},
+        {"name": "tmp", "mountPath": "/tmp"},
+    ]
+    for use, secret in _secrets(spec).items():
+        volumes.append({"name": f"secret-{use}", "secret": {"secretName": secret.name, "defaultMode": 0o440}})
+        mounts.append({"name": f"secret-{use}", "mountPath": str(pods.SECRETS_DIR / use), "readOnly": True})
+    for number, claim in enumerate(_claims(spec)):
+        source = {"claimName": claim, "readOnly": True}
+        volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": source})
+        mounts.append({"name": f"claim-{number}", "mountPath": str(pods.PVC_DIR / claim), "readOnly": True})
+    return volumes, mounts
+
+
+def _secrets(spec: LoraFineTuneSpec) -> dict[str, SecretRef]:
+    """The Secrets by use: the folders below SECRETS_DIR."""
+    uses = {
+        "output": spec.output.secret_ref,
+        "base-model": spec.base_model.secret_ref,
+        "train": spec.dataset.train.secret_ref,
+        "eval": spec.dataset.eval.secret_ref if spec.dataset.eval is not None else None,
+    }
+    return {use: secret for use, secret in uses.items() if secret is not None}
+
+
+def _claims(spec: LoraFineTuneSpec) -> list[str]:
+    """The claims of pvc:// URIs, each once."""
+    uris = [spec.base_model.uri, spec.dataset.train.uri]
+    if spec.dataset.eval is not None:
+        uris.append(spec.dataset.eval.uri)
+    places = [parse_uri(uri) for uri in uris]
+    return sorted({place.host for place in places if place.scheme is Scheme.PVC})

@@ -1,0 +1,84 @@
+"""Names of children, and the labels and annotations by which everything of ours is found.
+
+Names are deterministic: the same run and attempt have the same Job, so a crash between two writes cannot make a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from loraline_api import GROUP
+from loraline_operator.actions import Manifest
+
+MANAGER = "loraline"
+"""Field manager, user agent, and value of app.kubernetes.io/managed-by."""
+
+FINALIZER = f"{GROUP}/cleanup"
+FINETUNE_LABEL = f"{GROUP}/finetune"
+RUN_LABEL = f"{GROUP}/run"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+SETTINGS_LABEL = f"{GROUP}/settings"
+DEPLOYMENT_LABEL = f"{GROUP}/deployment"
+DATASET_LABEL = f"{GROUP}/dataset"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+RESTART_ANNOTATION = f"{GROUP}/restart"
+TABLE_ANNOTATION = f"{GROUP}/table"
+HASH_ANNOTATION = f"{GROUP}/hash"
+"""Hash of a child's manifest as it was written last; another hash is a child to patch."""
+
+KUEUE_QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+PASSED_LABELS = (KUEUE_QUEUE_LABEL, "kueue.x-k8s.io/priority-class", "kueue.x-k8s.io/max-exec-time-seconds")
+"""Labels that a Job takes over from its fine-tune, so that Kueue queues it."""
+
+MAX_LABEL_CHARS = 63
+"""Longest name of a Job, as it becomes a label of its pods (Kubernetes: RFC 1123 label)."""
+
+
+def job_name(finetune: str, run_id: str, attempt: int) -> str:
+    """Name of the Job of an attempt."""
+    return _with_suffix(finetune, f"-{run_id}-{attempt}")
+
+
+def snapshot_name(finetune: str, run_id: str) -> str:
+    """Name of the ConfigMap with a run's inputs."""
+    return _with_suffix(finetune, f"-{run_id}")
+
+
+def routes_name(deployment: str) -> str:
+    """Name of the ConfigMap with the routing table of an AdapterDeployment."""
+    return f"{deployment}-routes"
+
+
+def common_labels(component: str) -> dict[str, str]:
+    """Labels of every child; never app.kubernetes.io/instance, by which Argo CD would claim it."""
+    return {
+        "app.kubernetes.io/name": "loraline",
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/part-of": "loraline",
+        MANAGED_BY_LABEL: MANAGER,
+    }
+
+
+def owner_reference(kind: str, api_version: str, name: str, uid: str) -> Manifest:
+    """The reference by which a child belongs to its object and goes with it."""
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "name": name,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def _with_suffix(name: str, suffix: str) -> str:
+    """The name and the suffix as one DNS label.
+
+    A name that is too long is cut, one with dots (the hostname of a pod has none) loses them, and the hash of the whole
+    name keeps either apart from others.
+    """
+    room = MAX_LABEL_CHARS - len(suffix)
+    if len(name) > room or "." in name:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:6]
+        name = f"{name[: room - 7].replace('.', '-').rstrip('-')}-{digest}"
+    return name + suffix

@@ -1,0 +1,123 @@
+"""The custom objects as the planners see them: metadata, the parsed spec or why it does not parse, and the status.
+
+Children are in `observed_finetune` and `observed_deployment`; reading them from the cluster is not done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from pydantic import ValidationError
+
+from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
+from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus
+from loraline_api.model import ApiModel, StatusModel
+from loraline_operator.actions import Kind, Manifest, Ref
+
+SpecT = TypeVar("SpecT", bound=ApiModel)
+StatusT = TypeVar("StatusT", bound=StatusModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """The parts of an object's metadata that decide something."""
+
+    name: str
+    namespace: str
+    uid: str
+    resource_version: str
+    generation: int
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    finalizers: tuple[str, ...]
+    owner_uid: str | None
+    created: datetime | None
+    deleted: datetime | None
+
+    @property
+    def is_deleting(self) -> bool:
+        """Whether somebody asked for its deletion."""
+        return self.deleted is not None
+
+
+@dataclass(frozen=True, slots=True)
+class CustomObject(Generic[SpecT, StatusT]):
+    """An object of one of our kinds. `spec` is None when it does not parse; then `spec_problem` says why."""
+
+    kind: Kind
+    meta: Meta
+    spec: SpecT | None
+    spec_problem: str
+    status: StatusT
+
+    @property
+    def ref(self) -> Ref:
+        """The object's name in the cluster."""
+        return Ref(self.kind, self.meta.namespace, self.meta.name)
+
+
+FineTuneObject = CustomObject[LoraFineTuneSpec, LoraFineTuneStatus]
+DeploymentObject = CustomObject[AdapterDeploymentSpec, AdapterDeploymentStatus]
+
+
+def finetune(manifest: Manifest) -> FineTuneObject:
+    """The LoraFineTune in an API object."""
+    spec, problem = _parsed(LoraFineTuneSpec, manifest.get("spec") or {})
+    status = _status(LoraFineTuneStatus, manifest)
+    return CustomObject(Kind.FINE_TUNE, meta(manifest), spec, problem, status)
+
+
+def deployment(manifest: Manifest) -> DeploymentObject:
+    """The AdapterDeployment in an API object."""
+    spec, problem = _parsed(AdapterDeploymentSpec, manifest.get("spec") or {})
+    status = _status(AdapterDeploymentStatus, manifest)
+    return CustomObject(Kind.ADAPTER_DEPLOYMENT, meta(manifest), spec, problem, status)
+
+
+def meta(manifest: Manifest) -> Meta:
+    """The metadata of any API object."""
+    metadata = manifest["metadata"]
+    owners = [owner["uid"] for owner in metadata.get("ownerReferences") or () if owner.get("controller")]
+    return Meta(
+        name=metadata["name"],
+        namespace=metadata.get("namespace", ""),
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        generation=metadata.get("generation", 0),
+        labels=metadata.get("labels") or {},
+        annotations=metadata.get("annotations") or {},
+        finalizers=tuple(metadata.get("finalizers") or ()),
+        owner_uid=owners[0] if owners else None,
+        created=time(metadata.get("creationTimestamp")),
+        deleted=time(metadata.get("deletionTimestamp")),
+    )
+
+
+def time(text: str | None) -> datetime | None:
+    """A time of the Kubernetes API."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def _parsed(model: type[SpecT], value: Manifest) -> tuple[SpecT | None, str]:
+    try:
+        return model.model_validate(value), ""
+    except ValidationError as error:
+        return None, "; ".join(_sentence(problem) for problem in error.errors()[:5])
+
+
+def _sentence(problem: object) -> str:
+    if not isinstance(problem, Mapping):  # pydantic's ErrorDetails is a TypedDict
+        return str(problem)
+    path = ".".join(str(part) for part in problem["loc"])
+    return f"spec.{path} is {problem['input']!r:.200}: {problem['msg']}"
+
+
+def _status(model: type[StatusT], manifest: Manifest) -> StatusT:
+    """The status, or an empty one when what is stored does not parse: it is observed anew."""
+    try:
+        return model.model_validate(manifest.get("status") or {})
+    except ValidationError:
+        return model()

@@ -1,0 +1,154 @@
+"""The children of an AdapterDeployment as the planner sees them, and their parsing from API objects.
+
+Reading the cluster and the pods' /state is not done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from pydantic import ValidationError
+
+from loraline_api.routing import TABLE_KEY, RoutingTable, SwitchboardState
+from loraline_operator import naming, observed, observed_finetune
+from loraline_operator.actions import Manifest
+from loraline_operator.observed import FineTuneObject
+from loraline_operator.observed_finetune import Stuck
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A Service, a ConfigMap or a Deployment: who owns it, and the hash of what we wrote last."""
+
+    name: str
+    uid: str
+    resource_version: str
+    owner_uid: str | None
+    written_hash: str
+    manifest: Manifest = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload(Child):
+    """The Deployment and how far it is."""
+
+    replicas: int = 0
+    ready_replicas: int = 0
+    updated_replicas: int = 0
+    total_replicas: int = 0
+    is_observed: bool = False
+    """Whether the Deployment controller has seen its newest spec."""
+    problem: str = ""
+    """What the Deployment controller says it cannot do: a quota, a webhook."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesMap(Child):
+    """The ConfigMap with the routing table; `table` is None when it holds none that parses."""
+
+    table: RoutingTable | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServingPod:
+    """A serving pod and what its switchboard tells; `state` is None when it does not answer."""
+
+    name: str
+    uid: str
+    ip: str | None = None
+    is_deleting: bool = False
+    is_ready: bool = False
+    table_annotation: str = ""
+    stuck: Stuck | None = None
+    crash: str = ""
+    """Why a container ended last, while it waits for its next start."""
+    state: SwitchboardState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedDeployment:
+    """All that belongs to one AdapterDeployment at one moment, and the fine-tunes that its routes name."""
+
+    workload: Workload | None = None
+    service: Child | None = None
+    routes: RoutesMap | None = None
+    pods: tuple[ServingPod, ...] = ()
+    finetunes: Mapping[str, FineTuneObject] = field(default_factory=dict)
+    """Fine-tunes of the namespace by name, those at least that the routes name."""
+    conflict: str | None = None
+    """A child's name that belongs to something else, found by the last write."""
+
+
+def child(manifest: Manifest) -> Child:
+    """A Service, or any child of which only the owner and our hash matter."""
+    meta = observed.meta(manifest)
+    written = meta.annotations.get(naming.HASH_ANNOTATION, "")
+    return Child(meta.name, meta.uid, meta.resource_version, meta.owner_uid, written, manifest)
+
+
+def workload(manifest: Manifest) -> Workload:
+    """The Deployment in an API object."""
+    own = child(manifest)
+    status = manifest.get("status") or {}
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
+    failure = conditions.get("ReplicaFailure") or {}
+    return Workload(
+        name=own.name,
+        uid=own.uid,
+        resource_version=own.resource_version,
+        owner_uid=own.owner_uid,
+        written_hash=own.written_hash,
+        manifest=manifest,
+        replicas=manifest["spec"].get("replicas", 1),
+        ready_replicas=status.get("readyReplicas", 0),
+        updated_replicas=status.get("updatedReplicas", 0),
+        total_replicas=status.get("replicas", 0),
+        is_observed=status.get("observedGeneration", 0) >= observed.meta(manifest).generation,
+        problem=failure.get("message", "") if failure.get("status") == "True" else "",
+    )
+
+
+def routes_map(manifest: Manifest) -> RoutesMap:
+    """The ConfigMap with the routing table."""
+    own = child(manifest)
+    text = (manifest.get("data") or {}).get(TABLE_KEY, "")
+    try:
+        table = RoutingTable.model_validate_json(text)
+    except ValidationError:
+        table = None
+    return RoutesMap(own.name, own.uid, own.resource_version, own.owner_uid, own.written_hash, manifest, table)
+
+
+def pod(manifest: Manifest) -> ServingPod:
+    """The serving pod in an API object; its state is added by `with_state`."""
+    general = observed_finetune.pod(manifest)
+    meta = observed.meta(manifest)
+    status = manifest.get("status") or {}
+    conditions = {condition["type"]: condition["status"] for condition in status.get("conditions") or ()}
+    return ServingPod(
+        name=general.name,
+        uid=general.uid,
+        ip=general.ip,
+        is_deleting=general.is_deleting,
+        is_ready=conditions.get("Ready") == "True",
+        table_annotation=meta.annotations.get(naming.TABLE_ANNOTATION, ""),
+        stuck=general.stuck,
+        crash=_crash(status),
+    )
+
+
+def with_state(pod: ServingPod, state: SwitchboardState | None) -> ServingPod:
+    """The pod with what its switchboard tells."""
+    return replace(pod, state=state)
+
+
+def _crash(status: Manifest) -> str:
+    """Name, exit code and last words of the first container that waits after a crash."""
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        ended = (container.get("lastState") or {}).get("terminated") or {}
+        if waiting.get("reason") == "CrashLoopBackOff" and ended:
+            words = " ".join(str(ended.get("message") or ended.get("reason") or "").split())[-400:]
+            return f"container {container['name']} exited with code {ended.get('exitCode')}: {words}"
+    return ""

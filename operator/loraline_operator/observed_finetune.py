@@ -1,0 +1,200 @@
+"""The children of a fine-tune as the planner sees them, and their parsing from API objects.
+
+What an attempt's end means is decided in `plan_attempt`; reading the cluster is not done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from loraline_api.conditions import Reason
+from loraline_api.progress import Progress
+from loraline_operator import naming, observed
+from loraline_operator.actions import Manifest
+
+IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
+CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One attempt's Job."""
+
+    name: str
+    uid: str
+    owner_uid: str | None
+    run_id: str
+    attempt: int
+    settings_hash: str
+    is_deleting: bool = False
+    is_suspended: bool = False
+    end: str | None = None
+    """Reason of its Complete or Failed condition; None while it is not finished."""
+    has_failed: bool = False
+    message: str = ""
+    ended_at: datetime | None = None
+    start_time: datetime | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has or can have a running pod."""
+        return self.end is None
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Why a pod does not start, in the words of Kubernetes."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One training pod."""
+
+    name: str
+    uid: str
+    job_name: str
+    phase: str
+    is_deleting: bool = False
+    ip: str | None = None
+    exit_code: int | None = None
+    termination_message: str = ""
+    is_out_of_memory: bool = False
+    stuck: Stuck | None = None
+    created: datetime | None = None
+    owner_uid: str | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its container runs or may still run."""
+        return self.phase not in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The ConfigMap with a run's inputs."""
+
+    name: str
+    uid: str
+    owner_uid: str | None
+    run_id: str
+
+
+class DataProblem(StrEnum):
+    """Why data of a configmap:// source cannot be had."""
+
+    NO_CONFIG_MAP = "NoConfigMap"
+    NO_KEY = "NoKey"
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The data of one configmap:// source: text, or base64 of bytes when `is_binary`."""
+
+    content: str = field(repr=False)
+    digest: str
+    size: int
+    is_binary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MissingData:
+    """A configmap:// source that is not there; `keys` are those that the ConfigMap has."""
+
+    problem: DataProblem
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedFineTune:
+    """All that belongs to one fine-tune at one moment."""
+
+    jobs: tuple[Job, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
+    data: Mapping[str, Data | MissingData] = field(default_factory=dict)
+    """Data of configmap:// sources by part of the dataset (`train`, `eval`)."""
+    progress: Progress | None = None
+    """What the running attempt tells; None when it does not answer."""
+    stuck: Stuck | None = None
+    """Why there is no running pod, as events say what no status does (a missing Secret, a quota)."""
+    conflict: str | None = None
+    """A child's name that belongs to something else, found by the last write."""
+
+    def job(self, name: str) -> Job | None:
+        """The Job of that name."""
+        return next((job for job in self.jobs if job.name == name), None)
+
+    def pods_of(self, job: Job) -> tuple[Pod, ...]:
+        """The pods of this very Job; those of an earlier one of its name do not count."""
+        return tuple(pod for pod in self.pods if pod.owner_uid == job.uid)
+
+
+def job(manifest: Manifest) -> Job:
+    """The Job in an API object."""
+    meta = observed.meta(manifest)
+    status = manifest.get("status") or {}
+    ends = {c["type"]: c for c in status.get("conditions") or () if c["status"] == "True"}
+    end = ends.get("Complete") or ends.get("Failed") or {}
+    return Job(
+        name=meta.name,
+        uid=meta.uid,
+        owner_uid=meta.owner_uid,
+        run_id=meta.labels.get(naming.RUN_LABEL, ""),
+        attempt=int(meta.labels.get(naming.ATTEMPT_LABEL, "1")),
+        settings_hash=meta.labels.get(naming.SETTINGS_LABEL, ""),
+        is_deleting=meta.is_deleting,
+        is_suspended=bool(manifest["spec"].get("suspend")),
+        end=(end.get("reason") or end["type"]) if end else None,
+        has_failed="Failed" in ends and "Complete" not in ends,
+        message=end.get("message", ""),
+        ended_at=observed.time(end.get("lastTransitionTime")),
+        start_time=observed.time(status.get("startTime")),
+    )
+
+
+def pod(manifest: Manifest) -> Pod:
+    """The pod in an API object."""
+    meta = observed.meta(manifest)
+    status = manifest.get("status") or {}
+    containers = status.get("containerStatuses") or ()
+    ended: Manifest = next((c["state"]["terminated"] for c in containers if "terminated" in (c.get("state") or {})), {})
+    return Pod(
+        name=meta.name,
+        uid=meta.uid,
+        job_name=meta.labels.get("batch.kubernetes.io/job-name", meta.labels.get("job-name", "")),
+        phase=status.get("phase", "Pending"),
+        is_deleting=meta.is_deleting,
+        ip=status.get("podIP"),
+        exit_code=ended.get("exitCode"),
+        termination_message=ended.get("message", ""),
+        is_out_of_memory=ended.get("reason") == "OOMKilled",
+        stuck=_stuck(status),
+        created=meta.created,
+        owner_uid=meta.owner_uid,
+    )
+
+
+def snapshot(manifest: Manifest) -> Snapshot:
+    """The snapshot in a ConfigMap; its data is left aside."""
+    meta = observed.meta(manifest)
+    return Snapshot(meta.name, meta.uid, meta.owner_uid, meta.labels.get(naming.RUN_LABEL, ""))
+
+
+def _stuck(status: Manifest) -> Stuck | None:
+    """Why a pod does not start, when its status says so."""
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            return Stuck(Reason.UNSCHEDULABLE, condition.get("message", ""))
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in IMAGE_REASONS:
+            return Stuck(Reason.IMAGE_PULL_FAILED, waiting.get("message") or waiting["reason"])
+        if waiting.get("reason") in CONFIG_REASONS:
+            return Stuck(Reason.CONFIG_MISSING, waiting.get("message") or waiting["reason"])
+    return None

@@ -1,0 +1,383 @@
+"""What to do about a fine-tune: from the object and its children to actions, status and events.
+
+Pure: reads no clock and no cluster. How an attempt ended is judged in `plan_attempt`; deletion is in `plan_cleanup`.
+
+    no run -> snapshot + Job -> pod pending -> running -> Job finished -> Succeeded | Failed
+       ^        |  (edit, suspend: Job deleted, nothing new before its pods are gone)   |
+       +--------+------------------------ retry: next attempt, later -------------------+
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from loraline_api import conditions as api_conditions
+from loraline_api import run as api_run
+from loraline_api.conditions import ConditionType, Reason
+from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus, RunRecord, RunRef
+from loraline_api.run import Run
+from loraline_operator import (
+    manifests_training,
+    naming,
+    plan_attempt,
+    plan_cleanup,
+    plan_conditions,
+    plan_data,
+    plan_result,
+)
+from loraline_operator.actions import Action, Create, Delete, Kind, Plan, Ref
+from loraline_operator.observed import FineTuneObject
+from loraline_operator.observed_finetune import Data, Job, ObservedFineTune
+from loraline_operator.plan_conditions import Phase
+from loraline_operator.settings import Settings
+
+BLOCKED_INTERVAL_S = 5.0
+"""Time between two looks while an earlier pod ends; its events come sooner."""
+
+PENDING_INTERVAL_S = 10.0
+"""Time between two looks for why a pod does not start: a missing Secret makes no event on the pod's status."""
+
+CONFLICT_INTERVAL_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All that decides: the object, its parsed spec, its children, the settings and the time."""
+
+    object: FineTuneObject
+    spec: LoraFineTuneSpec
+    observed: ObservedFineTune
+    settings: Settings
+    now: datetime
+
+    @property
+    def status(self) -> LoraFineTuneStatus:
+        """The status as it was written last."""
+        return self.object.status
+
+    @property
+    def settings_hash(self) -> str:
+        """Hash of what an attempt may change."""
+        return api_run.settings_hash(self.spec)
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The Jobs that this very object owns."""
+        return tuple(job for job in self.observed.jobs if job.owner_uid == self.object.meta.uid)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A phase with its reason, the status data that goes with it, and the actions that lead on."""
+
+    phase: Phase
+    reason: Reason
+    message: str
+    status: LoraFineTuneStatus
+    actions: tuple[Action, ...] = ()
+    requeue_after_s: float | None = None
+    is_stalled: bool = False
+
+
+def plan(
+    object: FineTuneObject, observed: ObservedFineTune, settings: Settings, now: datetime
+) -> Plan[LoraFineTuneStatus]:
+    """The plan for a fine-tune; applied to its own result it is empty."""
+    now = now.replace(microsecond=0)
+    if object.meta.is_deleting:
+        return plan_cleanup.plan_finetune(object, observed, now)
+    if naming.FINALIZER not in object.meta.finalizers:
+        return Plan((plan_cleanup.add_finalizer(object),), requeue_after_s=0)
+    if object.spec is None:
+        problem = f"{object.spec_problem}; mend the spec"
+        decision = Decision(Phase.PENDING, Reason.INVALID_SPEC, problem, object.status, is_stalled=True)
+    else:
+        decision = _decide(Look(object, object.spec, observed, settings, now))
+    return _told(object, decision, now)
+
+
+def _told(object: FineTuneObject, decision: Decision, now: datetime) -> Plan[LoraFineTuneStatus]:
+    """The plan of a decision: its status in full words, and the event when something is news."""
+    generation = object.meta.generation
+    conditions = plan_conditions.conditions(
+        decision.status,
+        decision.phase,
+        decision.reason,
+        decision.message,
+        is_stalled=decision.is_stalled,
+        now=now,
+        generation=generation,
+    )
+    changes = {
+        "observed_generation": generation,
+        "phase": str(decision.phase),
+        "conditions": list(conditions),
+        "display": plan_conditions.display(decision.phase, decision.status.progress),
+    }
+    return Plan(
+        decision.actions,
+        decision.status.model_copy(update=changes),
+        plan_conditions.events(object.status, decision.reason, decision.message),
+        decision.requeue_after_s,
+    )
+
+
+def _decide(look: Look) -> Decision:
+    if look.observed.conflict is not None:
+        return _conflict(look, look.observed.conflict)
+    data, problem = plan_data.resolve(look.spec, look.observed.data)
+    current = look.status.run
+    if problem is not None:
+        if current is None or current.completion_time is not None:
+            return _without_data(look, problem)
+        return _current(look, current, None, data)  # a run that has begun needs nothing but its snapshot
+    restart = look.object.meta.annotations.get(naming.RESTART_ANNOTATION)
+    wanted = api_run.resolve(
+        look.object.meta.name,
+        look.object.meta.namespace,
+        look.spec,
+        data_digests={part: item.digest for part, item in data.items()},
+        restart=restart,
+    )
+    look = replace(look, object=replace(look.object, status=_answering(look.status, restart)))
+    if current is None or current.id != wanted.id:
+        return _turn(look, wanted, data)
+    return _current(look, current, wanted, data)
+
+
+def _answering(status: LoraFineTuneStatus, restart: str | None) -> LoraFineTuneStatus:
+    return status if status.restarted_by == restart else status.model_copy(update={"restarted_by": restart})
+
+
+def _conflict(look: Look, name: str) -> Decision:
+    message = f"{name} exists and belongs to something else; delete it or rename this fine-tune"
+    return Decision(
+        Phase.PENDING,
+        Reason.NAME_CONFLICT,
+        message,
+        look.status,
+        requeue_after_s=CONFLICT_INTERVAL_S,
+        is_stalled=True,
+    )
+
+
+def _without_data(look: Look, problem: plan_data.Problem) -> Decision:
+    """Data is missing: an ended run stays as it is until the spec changes; else wait for the data."""
+    interval = look.settings.dataset_interval_s
+    ready = api_conditions.find(tuple(look.status.conditions), ConditionType.READY)
+    is_told = ready is not None and ready.reason == problem.reason
+    run = look.status.run
+    is_unchanged = look.status.observed_generation == look.object.meta.generation
+    if run is not None and run.completion_time is not None and is_unchanged and not is_told:
+        return replace(_finished(look, run), requeue_after_s=interval)
+    is_stalled = problem.reason is Reason.DATASET_INVALID
+    return Decision(
+        Phase.PENDING,
+        problem.reason,
+        problem.message,
+        look.status,
+        _stray_deletions(look, None),
+        requeue_after_s=interval,
+        is_stalled=is_stalled,
+    )
+
+
+def _turn(look: Look, wanted: Run, data: dict[str, Data]) -> Decision:
+    """Other inputs than before: an earlier run's result, or a run of their own."""
+    record = next((record for record in look.status.history if record.run_id == wanted.id), None)
+    jobs = [job for job in look.jobs if job.run_id == wanted.id]
+    same = [job.attempt for job in jobs if job.settings_hash == look.settings_hash]
+    if record is not None and (record.succeeded or record.settings_hash == look.settings_hash):
+        last = max((job.attempt for job in jobs), default=1)
+        run = RunRef(
+            id=wanted.id,
+            attempt=last,
+            settings_hash=record.settings_hash,
+            completion_time=record.completion_time,
+        )
+        status = plan_result.with_record(look.status, run, record)
+        return _finished(replace(look, object=replace(look.object, status=status)), run)
+    attempt = max(same) if same else 1 + max((job.attempt for job in jobs), default=0)
+    run = RunRef(id=wanted.id, attempt=attempt, settings_hash=look.settings_hash, start_time=look.now)
+    status = look.status.model_copy(update={"run": run, "progress": None, "evaluation": [], "samples": []})
+    return _current(replace(look, object=replace(look.object, status=status)), run, wanted, data)
+
+
+def _current(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data]) -> Decision:
+    """The run that the inputs ask for; `wanted` is None when only its snapshot knows them."""
+    if run.completion_time is not None:
+        record = _record(look, run)
+        if record is None or record.succeeded or run.settings_hash == look.settings_hash:
+            return _finished(look, run)
+        run = RunRef(id=run.id, attempt=run.attempt + 1, settings_hash=look.settings_hash, start_time=look.now)
+    job = look.observed.job(naming.job_name(look.object.meta.name, run.id, run.attempt))
+    if job is not None and job.owner_uid == look.object.meta.uid and not job.is_live:
+        return _ended(look, run, job)
+    if look.spec.suspend:
+        return _suspended(look, run)
+    if job is None or job.owner_uid != look.object.meta.uid:
+        return _start(look, run, wanted, data)
+    return _watch(look, run, job)
+
+
+def _suspended(look: Look, run: RunRef) -> Decision:
+    message = f"spec.suspend is true; run {run.id} goes on when it is false"
+    status = _with_run(look, run, job_name=None)
+    status = status.model_copy(update={"progress": None})
+    return Decision(Phase.SUSPENDED, Reason.SUSPENDED, message, status, _stray_deletions(look, None))
+
+
+def _start(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data]) -> Decision:
+    """The first or next attempt: not before its time, and not while a pod of another lives."""
+    status = _with_run(look, run, job_name=None).model_copy(update={"progress": None})
+    if run.retry_time is not None and run.retry_time > look.now:
+        wait_s = (run.retry_time - look.now).total_seconds()
+        ready = api_conditions.find(tuple(look.status.conditions), ConditionType.READY)
+        is_told = ready is not None and ready.reason == Reason.RETRYING
+        message = (
+            ready.message if ready is not None and is_told else f"attempt {run.attempt} starts at {run.retry_time}"
+        )
+        actions = _stray_deletions(look, None)
+        return Decision(Phase.PENDING, Reason.RETRYING, message, status, actions, requeue_after_s=wait_s)
+    deletions = _stray_deletions(look, None)
+    blocker = _blocker(look)
+    if blocker is not None:
+        message = f"run {run.id} starts when {blocker} has ended"
+        return Decision(Phase.PENDING, Reason.PENDING, message, status, deletions, requeue_after_s=BLOCKED_INTERVAL_S)
+    return _create(look, run, wanted, data)
+
+
+def _create(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data]) -> Decision:
+    meta = look.object.meta
+    actions: list[Action] = []
+    has_snapshot = any(s.run_id == run.id and s.owner_uid == meta.uid for s in look.observed.snapshots)
+    if not has_snapshot:
+        if wanted is None:
+            problem = plan_data.resolve(look.spec, look.observed.data)[1]
+            assert problem is not None  # `wanted` is None only for missing data
+            return _without_data(look, problem)
+        ref = Ref(Kind.CONFIG_MAP, meta.namespace, naming.snapshot_name(meta.name, run.id))
+        actions.append(Create(ref, manifests_training.snapshot(meta, wanted, data)))
+    name = naming.job_name(meta.name, run.id, run.attempt)
+    manifest = manifests_training.job(
+        meta,
+        look.spec,
+        run_id=run.id,
+        attempt=run.attempt,
+        settings_hash=look.settings_hash,
+        settings=look.settings,
+    )
+    actions.append(Create(Ref(Kind.JOB, meta.namespace, name), manifest))
+    run = run.model_copy(update={"retry_time": None, "settings_hash": look.settings_hash})
+    message = f"run {run.id}, attempt {run.attempt}: Job {name} has no pod yet"
+    status = _with_run(look, run, job_name=name).model_copy(update={"progress": None})
+    return Decision(Phase.PENDING, Reason.PENDING, message, status, tuple(actions), requeue_after_s=PENDING_INTERVAL_S)
+
+
+def _watch(look: Look, run: RunRef, job: Job) -> Decision:
+    """An attempt that has not ended: running, or why not yet."""
+    actions = _stray_deletions(look, job.name)
+    run = run.model_copy(update={"retry_time": None})
+    status = _with_run(look, run, job_name=job.name)
+    pods = [pod for pod in look.observed.pods_of(job) if pod.is_live]
+    what = f"run {run.id}, attempt {run.attempt}"
+    running = next((pod for pod in pods if pod.phase == "Running"), None)
+    if running is not None and not running.is_deleting:
+        progress = look.observed.progress or look.status.progress
+        status = status.model_copy(update={"progress": progress})
+        message = f"{what} runs in pod {running.name}"
+        interval = look.settings.progress_interval_s
+        return Decision(Phase.RUNNING, Reason.RUNNING, message, status, actions, requeue_after_s=interval)
+    stuck = next((pod.stuck for pod in pods if pod.stuck is not None), look.observed.stuck)
+    pod_name = f"pod {pods[0].name}" if pods else f"Job {job.name}"
+    if job.is_deleting:
+        reason, message = Reason.PENDING, f"{what}: Job {job.name} is being deleted and will be made anew"
+    elif running is not None:
+        reason, message = Reason.PENDING, f"{what}: {pod_name} is being deleted; its Job replaces it"
+    elif job.is_suspended:
+        reason, message = Reason.PENDING, f"{what}: Job {job.name} is suspended, as its queue has no room yet"
+    elif stuck is not None:
+        reason, message = stuck.reason, f"{what}: {pod_name}: {stuck.message}{plan_result.remedy(stuck.reason)}"
+    else:
+        reason, message = Reason.PENDING, f"{what}: {pod_name} " + ("starts" if pods else "has no pod yet")
+    status = status.model_copy(update={"progress": None})
+    return Decision(Phase.PENDING, reason, message, status, actions, requeue_after_s=PENDING_INTERVAL_S)
+
+
+def _ended(look: Look, run: RunRef, job: Job) -> Decision:
+    """The attempt's Job has finished: the result, or the next attempt, or the end."""
+    verdict = plan_attempt.verdict(job, look.observed.pods_of(job))
+    run = run.model_copy(update={"job_name": job.name, "settings_hash": job.settings_hash, "retry_time": None})
+    if verdict.succeeded:
+        status = plan_result.succeeded(look.status, run, verdict, look.spec.adapter.rank, look.now)
+        return _result(look, status)
+    failures = run.failures + (1 if verdict.is_counted else 0)
+    run = run.model_copy(update={"failures": failures})
+    if verdict.can_retry and failures <= look.spec.retries:
+        retry_time = look.now + plan_attempt.retry_delay(failures)
+        message = (
+            f"attempt {run.attempt} of run {run.id} ended with {verdict.reason}: {verdict.message}; "
+            f"attempt {run.attempt + 1} starts at {retry_time:%H:%M:%S} UTC"
+        )
+        run = run.model_copy(update={"attempt": run.attempt + 1, "retry_time": retry_time, "job_name": None})
+        status = look.status.model_copy(update={"run": run, "progress": None})
+        wait_s = (retry_time - look.now) / timedelta(seconds=1)
+        return Decision(
+            Phase.PENDING, Reason.RETRYING, message, status, _stray_deletions(look, None), requeue_after_s=wait_s
+        )
+    status = plan_result.failed(look.status, run, verdict, look.spec.retries, look.now)
+    return _result(look, status)
+
+
+def _result(look: Look, status: LoraFineTuneStatus) -> Decision:
+    assert status.run is not None
+    return _finished(replace(look, object=replace(look.object, status=status)), status.run)
+
+
+def _finished(look: Look, run: RunRef) -> Decision:
+    """A run that is over: its result as recorded, and the tidying of what its TTL or the history leaves behind."""
+    record = _record(look, run)
+    if record is None:
+        message = "status.history has lost the record of this run; annotate loraline.dev/restart to run it again"
+        return Decision(Phase.FAILED, Reason.UNEXPECTED_ERROR, message, look.status, is_stalled=True)
+    phase = Phase.SUCCEEDED if record.succeeded else Phase.FAILED
+    tidying, wait_s = plan_cleanup.tidy(look.object, look.spec, look.observed, look.now)
+    actions = (*_stray_deletions(look, None), *tidying)
+    return Decision(
+        phase,
+        Reason(record.reason),
+        record.message,
+        look.status,
+        actions,
+        requeue_after_s=wait_s,
+        is_stalled=not record.succeeded,
+    )
+
+
+def _record(look: Look, run: RunRef) -> RunRecord | None:
+    return next((record for record in look.status.history if record.run_id == run.id), None)
+
+
+def _with_run(look: Look, run: RunRef, *, job_name: str | None) -> LoraFineTuneStatus:
+    return look.status.model_copy(update={"run": run.model_copy(update={"job_name": job_name})})
+
+
+def _stray_deletions(look: Look, keep: str | None) -> tuple[Action, ...]:
+    """Deletions of every unfinished Job but the one to keep: at most one attempt lives."""
+    return tuple(
+        Delete(Ref(Kind.JOB, look.object.meta.namespace, job.name), job.uid)
+        for job in look.jobs
+        if job.is_live and not job.is_deleting and job.name != keep
+    )
+
+
+def _blocker(look: Look) -> str | None:
+    """A Job or pod of this fine-tune that may still run, whoever owns it."""
+    for job in look.jobs:
+        if job.is_live:
+            return f"Job {job.name}"
+    for pod in look.observed.pods:
+        if pod.is_live:
+            return f"pod {pod.name}"
+    return None

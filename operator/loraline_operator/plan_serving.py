@@ -1,0 +1,285 @@
+"""The status of an AdapterDeployment in words: routes, pods, conditions, the printed column, and events for the news.
+
+What is done about it is decided in `plan_deployment` and `plan_rollout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from loraline_api import conditions as api_conditions
+from loraline_api.conditions import Conditions, ConditionStatus, ConditionType, Reason
+from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus, PodStatus, PodVersion
+from loraline_api.routing import RoutingTable
+from loraline_operator import naming
+from loraline_operator.actions import Event
+from loraline_operator.observed import DeploymentObject
+from loraline_operator.observed_deployment import ServingPod, Workload
+from loraline_operator.plan_rollout import Step
+
+TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
+
+MAX_PODS = 32
+MAX_DISPLAY_CHARS = 256
+
+REFUSALS = frozenset(
+    {
+        Reason.ADAPTER_REJECTED,
+        Reason.ADAPTER_INVALID,
+        Reason.BASE_MODEL_MISMATCH,
+        Reason.RANK_EXCEEDS_SERVER,
+        Reason.DIGEST_MISMATCH,
+        Reason.LOAD_REJECTED,
+        Reason.PROBE_FAILED,
+    }
+)
+"""Reasons that speak of an adapter that does not fit."""
+
+ON_ITS_WAY = frozenset({Reason.ROLLING_OUT, Reason.PODS_NOT_READY, Reason.WAITING_FOR_ADAPTER})
+"""Reasons of a route that need nobody's attention."""
+
+Verdict = tuple[ConditionStatus, Reason, str]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that the status speaks of."""
+
+    object: DeploymentObject
+    spec: AdapterDeploymentSpec
+    steps: tuple[Step, ...]
+    workload: Workload | None
+    pods: tuple[ServingPod, ...]
+    table: RoutingTable
+
+    @property
+    def live_pods(self) -> list[ServingPod]:
+        """Pods that nobody deletes, by name."""
+        return sorted((pod for pod in self.pods if not pod.is_deleting), key=lambda pod: pod.name)
+
+    @property
+    def ready_pods(self) -> list[ServingPod]:
+        """Pods that get requests."""
+        return [pod for pod in self.live_pods if pod.is_ready]
+
+    @property
+    def lagging_pods(self) -> list[ServingPod]:
+        """Pods whose switchboard works towards another table."""
+        return [pod for pod in self.live_pods if pod.state is not None and pod.state.table_digest != self.table.digest]
+
+    @property
+    def is_updating(self) -> bool:
+        """Whether pods of an older template are being replaced, or surplus ones removed."""
+        load = self.workload
+        if load is None or not load.is_observed:
+            return True
+        return load.updated_replicas < self.spec.replicas or load.total_replicas > self.spec.replicas
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing to wait for in the pods."""
+        return not self.is_updating and len(self.ready_pods) >= self.spec.replicas
+
+
+def status(view: View, now: datetime) -> AdapterDeploymentStatus:
+    """The whole status."""
+    old, meta = view.object.status, view.object.meta
+    routes = [step.status for step in view.steps]
+    verdicts = _verdicts(view)
+    stalled = next((step for step in view.steps if step.needs_person), None)
+    ready, progressing = verdicts[ConditionType.READY], verdicts[ConditionType.PROGRESSING]
+    is_reconciling = stalled is None and (ready[0] is not TRUE or progressing[0] is TRUE)
+    while_true = {
+        ConditionType.RECONCILING: progressing if progressing[0] is TRUE else ready,
+        ConditionType.STALLED: ready,
+    }
+    holding = {ConditionType.RECONCILING: is_reconciling, ConditionType.STALLED: stalled is not None}
+    conditions = _conditions(old, verdicts, view.object, now)
+    for kind, (_, reason, message) in while_true.items():
+        conditions = _while_true(conditions, kind, (TRUE, reason, message) if holding[kind] else None, view.object, now)
+    versions = {route.name: route.version for route in routes}
+    has_news = versions != {route.name: route.version for route in old.routes}
+    display = ", ".join(f"{route.name}={route.version or '-'}" for route in routes)
+    return AdapterDeploymentStatus(
+        observed_generation=meta.generation,
+        phase=_phase(view, ready, progressing),
+        conditions=list(conditions),
+        replicas=len(view.live_pods),
+        ready_replicas=len(view.ready_pods),
+        selector=f"{naming.DEPLOYMENT_LABEL}={meta.name}",
+        endpoint=f"http://{meta.name}.{meta.namespace}.svc",
+        routes=routes,
+        display=display if len(display) <= MAX_DISPLAY_CHARS else f"{display[: MAX_DISPLAY_CHARS - 3]}...",
+        pods=[_pod(pod) for pod in view.live_pods[:MAX_PODS]],
+        updated_at=now if has_news else old.updated_at,
+    )
+
+
+def stalled(object: DeploymentObject, reason: Reason, message: str, now: datetime) -> AdapterDeploymentStatus:
+    """The status of an object about which nothing is done: routes and pods stay as they were told last."""
+    old = object.status
+    verdict = (FALSE, reason, message[:2000])
+    told = dict.fromkeys((ConditionType.READY, ConditionType.PROGRESSING), verdict)
+    rest = {ConditionType.COMPATIBLE: UNKNOWN, ConditionType.LOADED: UNKNOWN, ConditionType.DEGRADED: TRUE}
+    verdicts = told | {kind: (truth, reason, verdict[2]) for kind, truth in rest.items()}
+    conditions = _conditions(old, verdicts, object, now)
+    conditions = _while_true(conditions, ConditionType.RECONCILING, None, object, now)
+    conditions = _while_true(conditions, ConditionType.STALLED, (TRUE, reason, verdict[2]), object, now)
+    changes = {
+        "observed_generation": object.meta.generation,
+        "phase": "Degraded",
+        "conditions": list(conditions),
+    }
+    return old.model_copy(update=changes)
+
+
+def events(old: AdapterDeploymentStatus, new: AdapterDeploymentStatus) -> tuple[Event, ...]:
+    """Events for routes that changed their version or were refused one, and for a new trouble of the whole."""
+    before = {route.name: route for route in old.routes}
+    found = []
+    for route in new.routes:
+        known = before.get(route.name)
+        if route.version is not None and (known is None or known.version != route.version):
+            found.append(Event(Reason.SERVING, f"route {route.name} answers with version {route.version}"))
+        if route.target is not None and (known is None or known.target != route.target):
+            found.append(Event(Reason.ROLLING_OUT, f"route {route.name}: version {route.target} is being rolled out"))
+        if route.rejected is not None and (known is None or known.rejected != route.rejected):
+            found.append(Event(route.reason, f"route {route.name}: {route.message}"[:1000], is_warning=True))
+    reason, message = _stalled_by(new)
+    if reason and reason != _stalled_by(old)[0] and not any(event.is_warning for event in found):
+        found.append(Event(reason, message[:1000], is_warning=True))
+    return tuple(found)
+
+
+def _stalled_by(status: AdapterDeploymentStatus) -> tuple[str, str]:
+    condition = api_conditions.find(tuple(status.conditions), ConditionType.STALLED)
+    return (condition.reason, condition.message) if condition is not None else ("", "")
+
+
+def _verdicts(view: View) -> dict[ConditionType, Verdict]:
+    return {
+        ConditionType.READY: _ready(view),
+        ConditionType.COMPATIBLE: _compatible(view),
+        ConditionType.LOADED: _loaded(view),
+        ConditionType.PROGRESSING: _progressing(view),
+        ConditionType.DEGRADED: _degraded(view),
+    }
+
+
+def _ready(view: View) -> Verdict:
+    trouble = next(_troubles(view), None)
+    if trouble is not None:
+        return FALSE, *trouble
+    if view.spec.replicas == 0:
+        return TRUE, Reason.SERVING, "spec.replicas is 0, so nothing answers"
+    unserved = next((step for step in view.steps if step.route.serving is None), None)
+    if unserved is not None:
+        return FALSE, unserved.reason, f"route {unserved.route.name}: {unserved.status.message}"
+    if len(view.ready_pods) < view.spec.replicas:
+        return FALSE, Reason.PODS_NOT_READY, _pods_message(view)
+    routes = f"{len(view.steps)} route{'' if len(view.steps) == 1 else 's'}"
+    return TRUE, Reason.SERVING, f"the base model and {routes} answer from {len(view.ready_pods)} ready pods"
+
+
+def _compatible(view: View) -> Verdict:
+    for step in view.steps:
+        if step.reason in REFUSALS:
+            return FALSE, step.reason, f"route {step.route.name}: {step.status.message}"
+    for step in view.steps:
+        if step.reason is not Reason.SERVING:
+            return UNKNOWN, step.reason, f"route {step.route.name}: {step.status.message}"
+    return TRUE, Reason.SERVING, "every adapter fits the base model and the server"
+
+
+def _loaded(view: View) -> Verdict:
+    wanted = {(route.name, route.serving) for route in view.table.routes if route.serving is not None}
+    for pod in view.ready_pods:
+        held = {(item.name, item.serving) for item in pod.state.routes} if pod.state is not None else set()
+        for name, version in sorted(wanted - held):
+            return FALSE, Reason.ROLLING_OUT, f"pod {pod.name} does not answer for {name} with version {version} yet"
+    if not view.ready_pods:
+        return FALSE, Reason.PODS_NOT_READY, _pods_message(view)
+    return TRUE, Reason.SERVING, "every ready pod answers with the versions that its routes name"
+
+
+def _progressing(view: View) -> Verdict:
+    for step in view.steps:
+        if step.is_moving:
+            return TRUE, step.reason, f"route {step.route.name}: {step.status.message}"
+    if view.is_updating:
+        return TRUE, Reason.PODS_NOT_READY, _pods_message(view)
+    return FALSE, Reason.SERVING, "no version and no pod is on its way"
+
+
+def _degraded(view: View) -> Verdict:
+    trouble = next(_troubles(view), None)
+    if trouble is not None:
+        return TRUE, *trouble
+    return FALSE, Reason.SERVING, "nothing is amiss"
+
+
+def _troubles(view: View) -> Iterator[tuple[Reason, str]]:
+    """What keeps a route or a pod from being as it should be, beyond waiting; the first is told."""
+    for step in view.steps:
+        if step.needs_person or not (step.is_well or step.reason in ON_ITS_WAY):
+            yield step.reason, f"route {step.route.name}: {step.status.message}"
+    if view.workload is not None and view.workload.problem:
+        yield Reason.PODS_NOT_READY, f"Deployment {view.workload.name}: {view.workload.problem}"
+    for pod in view.live_pods:
+        if pod.crash:
+            yield Reason.PODS_NOT_READY, f"pod {pod.name}: {pod.crash}"
+        elif pod.stuck is not None:
+            yield pod.stuck.reason, f"pod {pod.name}: {pod.stuck.message}"
+
+
+def _pods_message(view: View) -> str:
+    """How many pods are ready, and what the first other one waits for."""
+    counts = f"{len(view.ready_pods)} of {view.spec.replicas} pods are ready"
+    waiting = next((pod for pod in view.live_pods if not pod.is_ready), None)
+    if waiting is None:
+        return counts
+    why = waiting.state.message if waiting.state is not None else "its switchboard does not answer yet"
+    return f"{counts}; pod {waiting.name}: {why or 'about to be'}"
+
+
+def _phase(view: View, ready: Verdict, progressing: Verdict) -> str:
+    if next(_troubles(view), None) is not None:
+        return "Degraded"
+    if ready[0] is TRUE:
+        return "Progressing" if progressing[0] is TRUE else "Ready"
+    return "Progressing" if view.live_pods else "Pending"
+
+
+def _conditions(
+    old: AdapterDeploymentStatus, verdicts: dict[ConditionType, Verdict], object: DeploymentObject, now: datetime
+) -> Conditions:
+    result: Conditions = tuple(old.conditions)
+    for kind, (truth, reason, message) in verdicts.items():
+        result = api_conditions.with_condition(
+            result, kind, truth, reason, message, now=now, generation=object.meta.generation
+        )
+    return result
+
+
+def _while_true(
+    conditions: Conditions, kind: ConditionType, verdict: Verdict | None, object: DeploymentObject, now: datetime
+) -> Conditions:
+    """The conditions with one that is there only while it is true."""
+    if verdict is None:
+        return api_conditions.without_condition(conditions, kind)
+    truth, reason, message = verdict
+    return api_conditions.with_condition(
+        conditions, kind, truth, reason, message, now=now, generation=object.meta.generation
+    )
+
+
+def _pod(pod: ServingPod) -> PodStatus:
+    states = pod.state.versions if pod.state is not None else []
+    versions = {state.version: str(state.phase) for state in states}
+    return PodStatus(
+        name=pod.name,
+        ready=pod.is_ready,
+        versions=[PodVersion(version=version, phase=phase) for version, phase in sorted(versions.items())][:64],
+    )

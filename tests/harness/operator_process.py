@@ -1,0 +1,288 @@
+"""Runs the operator as a real process against the real API server, and plays the kubelet's part in pod statuses.
+
+The Job controller, the scheduler and the garbage collector are real; there is no kubelet, so pods start and end here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+
+from cluster import fixture
+from loraline_api import conditions
+from loraline_api.conditions import ConditionType
+from loraline_api.finetune import LoraFineTuneStatus
+from loraline_api.outcome import Outcome
+from loraline_operator import errors, lease, observed
+from loraline_operator.actions import Kind, Manifest, Ref
+from loraline_operator.cluster import Cluster
+
+REPOSITORY = Path(__file__).parents[2]
+OPERATOR_NAMESPACE = "loraline-system"
+LEASE = Ref(Kind.LEASE, OPERATOR_NAMESPACE, lease.NAME)
+VERSION = "4c47e0cfb45a"
+LIMIT_S = 90.0
+STEP_S = 0.05
+
+T = TypeVar("T")
+
+
+def kubectl(kubeconfig: Path, *arguments: str) -> None:
+    """Runs kubectl as the administrator."""
+    command = [str(fixture.programs() / "kubectl"), f"--kubeconfig={kubeconfig}", *arguments]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def install_crds(kubeconfig: Path) -> None:
+    """Applies our CRDs and waits until they are served."""
+    files = [f"--filename={path}" for path in sorted((REPOSITORY / "crds").glob("*.yaml"))]
+    kubectl(kubeconfig, "apply", *files)
+    kubectl(kubeconfig, "wait", "--for=condition=Established", "--timeout=30s", *files)
+
+
+async def eventually(look: Callable[[], Awaitable[T | None]], what: str, limit_s: float = LIMIT_S) -> T:
+    """The first result that is not None or False."""
+    end = asyncio.get_running_loop().time() + limit_s
+    while True:
+        result = await look()
+        if result:
+            return result
+        if asyncio.get_running_loop().time() > end:
+            raise AssertionError(f"not within {limit_s:.0f} s: {what}")
+        await asyncio.sleep(STEP_S)
+
+
+@dataclass
+class OperatorProcess:
+    """One replica."""
+
+    kubeconfig: Path
+    log: Path
+    port: int = field(default_factory=fixture.free_port)
+    arguments: tuple[str, ...] = ()
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Starts it; `is_leading` tells when it reconciles."""
+        paths = os.pathsep.join(str(REPOSITORY / folder) for folder in ("crds", "operator"))
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-W", "error", "-m", "loraline_operator", "run"),
+                *("--trainer-image", "trainer:1", "--switchboard-image", "operator:1", "--server-image", "vllm:1"),
+                *("--namespace", OPERATOR_NAMESPACE, "--listen", f"127.0.0.1:{self.port}"),
+                *("--progress-interval-s", "0.5", "--dataset-interval-s", "1"),
+                *self.arguments,
+                env={**os.environ, "KUBECONFIG": str(self.kubeconfig), "PYTHONPATH": paths},
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self.process is not None and self.process.returncode is None
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """An answer of its probes; 0 when nobody listens yet."""
+        try:
+            async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{self.port}{path}") as answer:
+                return answer.status, await answer.text()
+        except aiohttp.ClientError:
+            return 0, ""
+
+    async def is_leading(self) -> bool:
+        """Whether it is ready as the leader."""
+        code, text = await self.get("/readyz")
+        return code == 200 and bool(json.loads(text)["leader"])
+
+    async def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        return await asyncio.wait_for(self.process.wait(), 20)
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+    def memory_bytes(self) -> int:
+        """Its resident memory."""
+        assert self.process is not None
+        text = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
+        return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS"))
+
+
+class Replicas:
+    """The replicas of one test."""
+
+    def __init__(self, kubeconfig: Path, folder: Path) -> None:
+        self._kubeconfig = kubeconfig
+        self._folder = folder
+        self._processes: list[OperatorProcess] = []
+
+    async def start(self, *arguments: str, kubeconfig: Path | None = None) -> OperatorProcess:
+        """Starts another replica."""
+        log = self._folder / f"operator-{len(self._processes)}.log"
+        process = OperatorProcess(kubeconfig or self._kubeconfig, log, arguments=arguments)
+        self._processes.append(process)
+        await process.start()
+        return process
+
+    async def stop(self) -> None:
+        """Stops those that run; each ends with exit code 0."""
+        for process in self._processes:
+            if process.is_running:
+                assert await process.stop() == 0, process.log.read_text(encoding="utf-8")
+
+    async def kill(self) -> None:
+        """Ends those that run."""
+        for process in self._processes:
+            await process.kill()
+
+    def logs(self) -> str:
+        """What all of them logged."""
+        return "".join(process.log.read_text(encoding="utf-8") for process in self._processes)
+
+
+class Tenant:
+    """One namespace of one test, and the hands of user and kubelet in it."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        self.cluster = cluster
+        self.namespace = namespace
+
+    def ref(self, kind: Kind, name: str) -> Ref:
+        """An object of the namespace."""
+        return Ref(kind, self.namespace, name)
+
+    async def create_finetune(self, name: str = "tickets", **spec: Any) -> None:
+        """Applies a fine-tune."""
+        body = {
+            "apiVersion": "loraline.dev/v1alpha1",
+            "kind": "LoraFineTune",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {
+                "baseModel": {"uri": "hf://org/model"},
+                "dataset": {"train": {"uri": "s3://data/train.jsonl"}},
+                "output": {"uri": "s3://adapters/tickets"},
+                "compute": {"gpus": 0},
+                **spec,
+            },
+        }
+        await self.cluster.create(self.ref(Kind.FINE_TUNE, name), body)
+
+    async def create_data(self, name: str, data: dict[str, str], labels: dict[str, str] | None = None) -> None:
+        """Creates a ConfigMap."""
+        metadata = {"name": name, "namespace": self.namespace, "labels": labels or {}}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+        await self.cluster.create(self.ref(Kind.CONFIG_MAP, name), body)
+
+    async def edit(self, spec: Manifest, name: str = "tickets") -> None:
+        """Changes the spec of a fine-tune."""
+        await self.cluster.patch(self.ref(Kind.FINE_TUNE, name), {"spec": spec})
+
+    async def delete(self, kind: Kind, name: str) -> None:
+        """Deletes an object."""
+        manifest = await self.cluster.get(self.ref(kind, name))
+        assert manifest is not None
+        await self.cluster.delete(self.ref(kind, name), manifest["metadata"]["uid"])
+
+    async def status(self, name: str = "tickets") -> LoraFineTuneStatus:
+        """The status of a fine-tune."""
+        manifest = await self.cluster.get(self.ref(Kind.FINE_TUNE, name))
+        assert manifest is not None
+        return observed.finetune(manifest).status
+
+    async def until(self, phase: str, reason: str | None = None, name: str = "tickets") -> LoraFineTuneStatus:
+        """Waits for a phase, and for a reason of Ready, of the newest generation."""
+
+        async def look() -> LoraFineTuneStatus | None:
+            manifest = await self.cluster.get(self.ref(Kind.FINE_TUNE, name))
+            assert manifest is not None
+            status = observed.finetune(manifest).status
+            ready = conditions.find(tuple(status.conditions), ConditionType.READY)
+            is_new = status.observed_generation == manifest["metadata"]["generation"]
+            matches = status.phase == phase and (reason is None or (ready is not None and ready.reason == reason))
+            return status if is_new and matches else None
+
+        return await eventually(look, f"phase {phase}, reason {reason}: {await self.status(name)}")
+
+    async def names(self, kind: Kind) -> list[str]:
+        """Names of all objects of a kind."""
+        return sorted([item["metadata"]["name"] async for item in self.cluster.list(kind, self.namespace)])
+
+    async def jobs(self) -> list[str]:
+        """Names of the Jobs, in the order of their creation."""
+        items = [item async for item in self.cluster.list(Kind.JOB, self.namespace)]
+        items.sort(key=lambda item: (item["metadata"]["creationTimestamp"], item["metadata"]["name"]))
+        return [item["metadata"]["name"] for item in items]
+
+    async def pod(self, job: str | None = None) -> Manifest:
+        """Waits for the pod that the Job controller makes."""
+
+        async def look() -> Manifest | None:
+            labels = f"batch.kubernetes.io/job-name={job}" if job else None
+            pods = [item async for item in self.cluster.list(Kind.POD, self.namespace, labels=labels)]
+            live = [pod for pod in pods if pod["status"]["phase"] not in ("Succeeded", "Failed")]
+            return next((pod for pod in live if "deletionTimestamp" not in pod["metadata"]), None)
+
+        return await eventually(look, f"a pod of {job or 'any Job'}")
+
+    async def start_pod(self, ip: str | None = None, job: str | None = None) -> Manifest:
+        """The kubelet's part: the container runs."""
+        pod = await self.pod(job)
+        state = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+        return await self._set_pod(pod, "Running", state, ip)
+
+    async def end_pod(
+        self, code: int, message: str = "", *, reason: str = "Error", job: str | None = None, text: str | None = None
+    ) -> Manifest:
+        """The kubelet's part: the container has ended with this exit code and termination message."""
+        pod = await self.pod(job)
+        run_id = pod["metadata"]["labels"]["loraline.dev/run"]
+        outcome = Outcome(run_id=run_id, exit_code=code, message=message)
+        if code == 0:
+            uri = f"s3://adapters/tickets/adapters/{VERSION}"
+            outcome = Outcome(run_id=run_id, exit_code=0, version=VERSION, uri=uri, steps=24, train_loss="0.03")
+        words = outcome.encode().decode() if text is None else text
+        times = {"startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:01Z"}
+        ended = {"exitCode": code, "message": words, "reason": "Completed" if code == 0 else reason, **times}
+        state = {"terminated": ended}
+        return await self._set_pod(pod, "Failed" if code else "Succeeded", state, None)
+
+    async def _set_pod(self, pod: Manifest, phase: str, state: Manifest, ip: str | None) -> Manifest:
+        container = {"name": "trainer", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": state}
+        status: Manifest = {"phase": phase, "containerStatuses": [container]}
+        if ip is not None:
+            status |= {"podIP": ip, "podIPs": [{"ip": ip}]}
+        return await self.set_pod_status(pod["metadata"]["name"], status)
+
+    async def set_pod_status(self, name: str, status: Manifest) -> Manifest:
+        """Changes parts of a pod's status; the scheduler writes there too, so a conflict is tried again."""
+        ref = self.ref(Kind.POD, name)
+
+        async def write() -> Manifest | None:
+            current = await self.cluster.get(ref)
+            assert current is not None
+            body = current | {"status": current["status"] | status}
+            try:
+                return await self.cluster.replace(ref, body, subresource="status")
+            except errors.Conflict:
+                return None
+
+        return await eventually(write, f"the status of pod {name} is written")

@@ -1,0 +1,54 @@
+"""The whole manifests of the children, compared with files; `LORALINE_GOLDEN=write` writes the files anew."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from loraline_api.routing import Route, RouteVersion, RoutingTable
+from loraline_api.storage import S3Access, SecretRef
+from loraline_operator import manifests_serving, observed
+from loraline_operator.actions import Manifest
+from unit.operator.builders import SETTINGS
+from unit.operator.deployment.serving_world import FIRST, World, uri
+
+GOLDEN = Path(__file__).parents[3] / "golden"
+STORAGE = S3Access(endpoint="http://s3.example:9000", secret_ref=SecretRef(name="adapter-storage"))
+
+GPU = World(
+    replicas=2,
+    baseModel={"uri": "hf://org/model", "revision": "main", "secretRef": {"name": "hub"}},
+    server={"maxLoras": 2, "maxLoraRank": 16, "maxModelLen": 1024, "extraArgs": ["--gpu-memory-utilization=0.8"]},
+    compute={"gpuType": "NVIDIA-H100-80GB-HBM3", "requests": {"cpu": "4", "memory": "64Gi"}},
+)
+CPU = World(baseModel={"uri": "pvc://models/llama"}, server={"dtype": "float32"}, compute={"gpus": 0})
+
+
+def compare(name: str, manifest: Manifest) -> None:
+    plain = json.loads(json.dumps(manifest))  # equal parts are written out, not referred to
+    text = yaml.safe_dump(plain, sort_keys=False, width=120)
+    path = GOLDEN / f"{name}.yaml"
+    if os.environ.get("LORALINE_GOLDEN") == "write":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "world"), [("deployment-gpu", GPU), ("deployment-cpu", CPU)])
+def test_the_deployment_is_the_one_in_the_file(name: str, world: World) -> None:
+    object = world.object
+    assert object.spec is not None
+    compare(name, manifests_serving.deployment(object.meta, object.spec, STORAGE, SETTINGS))
+
+
+def test_the_service_is_the_one_in_the_file() -> None:
+    compare("service", manifests_serving.service(GPU.object.meta))
+
+
+def test_the_routing_table_is_the_one_in_the_file() -> None:
+    version = RouteVersion(version=FIRST, uri=uri(FIRST))
+    table = RoutingTable(max_lora_rank=16, routes=[Route(name="tickets", serving=FIRST, versions=[version])])
+    compare("routes", manifests_serving.routes(observed.meta(GPU.manifest), table))

@@ -1,0 +1,73 @@
+"""Jobs and pods as they are read from API objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from loraline_api.conditions import Reason
+from loraline_operator import observed_finetune
+from loraline_operator.actions import Manifest
+from loraline_operator.observed_finetune import Stuck
+
+
+def an_object(status: Manifest, **spec: Any) -> Manifest:
+    metadata = {"name": "x", "namespace": "ns", "uid": "u", "resourceVersion": "1"}
+    return {"metadata": metadata, "spec": spec, "status": status}
+
+
+def waiting(reason: str, message: str = "") -> Manifest:
+    return {"containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": reason, "message": message}}}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "stuck"),
+    [
+        pytest.param(
+            {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1"}]},
+            Stuck(Reason.UNSCHEDULABLE, "0/1"),
+            id="no node fits",
+        ),
+        pytest.param(
+            waiting("ImagePullBackOff", "Back-off"), Stuck(Reason.IMAGE_PULL_FAILED, "Back-off"), id="no image"
+        ),
+        pytest.param(
+            waiting("InvalidImageName"), Stuck(Reason.IMAGE_PULL_FAILED, "InvalidImageName"), id="a bad image name"
+        ),
+        pytest.param(
+            waiting("CreateContainerConfigError", 'secret "s" not found'),
+            Stuck(Reason.CONFIG_MISSING, 'secret "s" not found'),
+            id="a Secret that is not there",
+        ),
+        pytest.param(waiting("ContainerCreating"), None, id="a container that is being made"),
+        pytest.param({}, None, id="a pod that nobody has looked at yet"),
+    ],
+)
+def test_a_pod_that_does_not_start_tells_why(status: Manifest, stuck: Stuck | None) -> None:
+    assert observed_finetune.pod(an_object(status)).stuck == stuck
+
+
+def test_a_container_that_ran_out_of_memory_is_told_apart() -> None:
+    ended = {"exitCode": 137, "reason": "OOMKilled"}
+    pod = observed_finetune.pod(an_object({"phase": "Failed", "containerStatuses": [{"state": {"terminated": ended}}]}))
+    assert (pod.exit_code, pod.is_out_of_memory, pod.is_live) == (137, True, False)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "end", "has_failed"),
+    [
+        pytest.param([], None, False, id="no condition: it lives"),
+        pytest.param([{"type": "Complete", "status": "True"}], "Complete", False, id="complete"),
+        pytest.param(
+            [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}], "DeadlineExceeded", True, id="failed"
+        ),
+        pytest.param([{"type": "Failed", "status": "False"}], None, False, id="a condition that is not true"),
+        pytest.param([{"type": "FailureTarget", "status": "True"}], None, False, id="its pods have not ended yet"),
+    ],
+)
+def test_a_job_has_ended_when_its_condition_says_so(
+    conditions: list[Manifest], end: str | None, has_failed: bool
+) -> None:
+    job = observed_finetune.job(an_object({"conditions": conditions}))
+    assert (job.end, job.has_failed, job.is_live) == (end, has_failed, end is None)

@@ -1,0 +1,489 @@
+"""What is planned for a fine-tune, case by case: actions, phase, reason and message."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from loraline_api import conditions, run
+from loraline_api.conditions import ConditionType, Reason
+from loraline_api.finetune import LoraFineTuneStatus
+from loraline_api.outcome import ExitCode, MetricResult
+from loraline_api.progress import Progress, Stage
+from loraline_operator import naming, plan_finetune
+from loraline_operator.actions import Action, Create, Delete, Kind, Plan
+from loraline_operator.observed_finetune import Data, DataProblem, Job, MissingData, ObservedFineTune, Pod, Stuck
+from unit.operator.builders import (
+    NOW,
+    SETTINGS,
+    VERSION,
+    FineTuneBuilder,
+    a_finetune,
+    a_job,
+    a_pod,
+    a_snapshot,
+    an_ended_pod,
+    an_outcome,
+    complete,
+    failed,
+    seen,
+)
+
+LATER = NOW + timedelta(seconds=30)
+
+
+def planned(builder: FineTuneBuilder, observed: ObservedFineTune, now: datetime = NOW) -> Plan[LoraFineTuneStatus]:
+    return plan_finetune.plan(builder.object(), observed, SETTINGS, now)
+
+
+def status_of(plan: Plan[LoraFineTuneStatus]) -> LoraFineTuneStatus:
+    assert plan.status is not None
+    return plan.status
+
+
+def after(builder: FineTuneBuilder, observed: ObservedFineTune, now: datetime = NOW) -> FineTuneBuilder:
+    """The fine-tune with the status that the plan leaves."""
+    return builder.with_status(status_of(planned(builder, observed, now)))
+
+
+def wanted(builder: FineTuneBuilder) -> tuple[str, str]:
+    """Run id and settings hash that the spec asks for."""
+    object = builder.object()
+    assert object.spec is not None
+    asked = run.resolve(
+        object.meta.name,
+        object.meta.namespace,
+        object.spec,
+        data_digests={},
+        restart=object.meta.annotations.get(naming.RESTART_ANNOTATION),
+    )
+    return asked.id, run.settings_hash(object.spec)
+
+
+def the_job(builder: FineTuneBuilder, attempt: int = 1) -> Job:
+    return a_job(*wanted(builder), attempt)
+
+
+def told(status: LoraFineTuneStatus, kind: ConditionType = ConditionType.READY) -> tuple[str, str, str]:
+    condition = conditions.find(tuple(status.conditions), kind)
+    assert condition is not None
+    return condition.status, condition.reason, condition.message
+
+
+def names(actions: tuple[Action, ...]) -> list[tuple[str, Kind, str]]:
+    return [(type(action).__name__, action.ref.kind, action.ref.name) for action in actions]
+
+
+def succeeded(builder: FineTuneBuilder) -> FineTuneBuilder:
+    """The fine-tune after a first run that published an adapter."""
+    job = complete(the_job(builder))
+    outcome = an_outcome(job.run_id).model_copy(
+        update={"metrics": [MetricResult(name="loss", before="2.6", after="0.1")]}
+    )
+    return after(after(builder, seen()), seen(job, an_ended_pod(job, 0, outcome), a_snapshot(job.run_id)))
+
+
+def test_the_finalizer_comes_before_everything_else() -> None:
+    plan = planned(a_finetune().with_metadata(finalizers=["other"]), seen())
+    (patch,) = plan.actions
+    assert (patch.patch, plan.status, plan.requeue_after_s) == (  # type: ignore[union-attr]
+        {"metadata": {"finalizers": ["other", naming.FINALIZER]}},
+        None,
+        0,
+    )
+
+
+def test_a_new_fine_tune_gets_its_snapshot_and_then_its_job() -> None:
+    builder = a_finetune()
+    run_id, _ = wanted(builder)
+    plan = planned(builder, seen())
+    assert names(plan.actions) == [
+        ("Create", Kind.CONFIG_MAP, f"tickets-{run_id}"),
+        ("Create", Kind.JOB, f"tickets-{run_id}-1"),
+    ]
+    status = status_of(plan)
+    assert (status.phase, told(status)[1], status.observed_generation) == ("Pending", "Pending", 1)
+
+
+def test_all_conditions_are_set_at_the_first_visit() -> None:
+    status = status_of(planned(a_finetune(), seen()))
+    assert {condition.type: condition.status.value for condition in status.conditions} == {
+        "Ready": "False",
+        "Running": "False",
+        "Evaluated": "Unknown",
+        "AdapterPublished": "Unknown",
+        "Complete": "False",
+        "Failed": "False",
+        "Reconciling": "True",
+    }
+
+
+def test_a_crash_after_the_job_was_created_adopts_the_job() -> None:
+    builder = a_finetune()
+    job = the_job(builder)
+    plan = planned(builder, seen(job, a_snapshot(job.run_id)))
+    assert (plan.actions, status_of(plan).run.job_name) == ((), job.name)  # type: ignore[union-attr]
+
+
+def test_a_crash_after_the_snapshot_was_created_creates_the_job_only() -> None:
+    builder = a_finetune()
+    run_id, _ = wanted(builder)
+    assert names(planned(builder, seen(a_snapshot(run_id))).actions) == [("Create", Kind.JOB, f"tickets-{run_id}-1")]
+
+
+def test_a_running_pod_shows_its_progress() -> None:
+    builder = after(a_finetune(), seen())
+    job = the_job(builder)
+    progress = Progress(stage=Stage.TRAINING, percent=40, step=10, total_steps=24, loss="0.8", eta_seconds=200)
+    observed = ObservedFineTune(jobs=(job,), pods=(a_pod(job),), snapshots=(a_snapshot(job.run_id),), progress=progress)
+    plan = planned(builder, observed)
+    status = status_of(plan)
+    assert status.display is not None
+    assert (status.phase, status.display.progress, status.display.loss, status.display.eta) == (
+        "Running",
+        "40%",
+        "0.8",
+        "3m20s",
+    )
+    assert (plan.requeue_after_s, [event.reason for event in plan.events]) == (3.0, ["Running"])
+
+
+def test_success_publishes_the_adapter_in_the_status() -> None:
+    status = succeeded(a_finetune()).object().status
+    assert status.adapter is not None
+    assert (status.phase, status.adapter.version, status.adapter.rank) == ("Succeeded", VERSION, 16)
+    assert told(status) == (
+        "True",
+        "Succeeded",
+        f"adapter {VERSION} lies at s3://adapters/tickets/adapters/{VERSION}",
+    )
+    flags = {condition.type: condition.status.value for condition in status.conditions}
+    assert flags == {
+        "Ready": "True",
+        "Running": "False",
+        "Evaluated": "True",
+        "AdapterPublished": "True",
+        "Complete": "True",
+        "Failed": "False",
+    }
+
+
+def test_a_completed_job_without_a_message_is_looked_up_by_another_attempt_that_counts_as_nothing() -> None:
+    builder = after(a_finetune().with_spec("retries", 0), seen())
+    job = complete(the_job(builder))
+    status = status_of(planned(builder, seen(job)))
+    assert status.run is not None
+    assert (status.run.attempt, status.run.failures, told(status)[1]) == (2, 0, "Retrying")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        pytest.param(ExitCode.DATASET_INVALID, Reason.DATASET_INVALID, id="a bad dataset"),
+        pytest.param(ExitCode.ACCESS_DENIED, Reason.ACCESS_DENIED, id="wrong credentials"),
+        pytest.param(ExitCode.EVAL_BELOW_THRESHOLD, Reason.EVAL_BELOW_THRESHOLD, id="a missed gate"),
+        pytest.param(ExitCode.LOSS_NOT_FINITE, Reason.LOSS_NOT_FINITE, id="a loss that is NaN"),
+        pytest.param(ExitCode.INVALID_SPEC, Reason.INVALID_SPEC, id="a spec that the trainer refuses"),
+    ],
+)
+def test_a_permanent_failure_ends_the_run_with_the_trainers_sentence(code: ExitCode, reason: Reason) -> None:
+    builder = after(a_finetune(), seen())
+    job = failed(the_job(builder), "PodFailurePolicy")
+    pod = an_ended_pod(job, code, an_outcome(job.run_id, code, "the sentence of the trainer"))
+    plan = planned(builder, seen(job, pod, a_snapshot(job.run_id)))
+    status = status_of(plan)
+    assert (status.phase, told(status), plan.actions) == (
+        "Failed",
+        ("False", reason, "the sentence of the trainer"),
+        (),
+    )
+    assert (conditions.is_true(tuple(status.conditions), ConditionType.STALLED), plan.events[0].is_warning) == (
+        True,
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "counted"),
+    [
+        pytest.param({"exit_code": 40}, "StorageUnavailable", 1, id="S3 is down"),
+        pytest.param({"exit_code": 1}, "UnexpectedError", 1, id="an exception"),
+        pytest.param({"exit_code": 77}, "UnexpectedError", 1, id="an exit code that nobody knows"),
+        pytest.param({"exit_code": 137, "is_out_of_memory": True}, "OutOfMemory", 1, id="out of memory"),
+        pytest.param({"exit_code": 137}, "Interrupted", 0, id="a kill from outside"),
+        pytest.param({"exit_code": 41}, "Interrupted", 0, id="a disruption"),
+        pytest.param(None, "Interrupted", 0, id="a pod that is gone"),
+    ],
+)
+def test_a_failure_that_a_retry_can_mend_is_retried_after_ten_seconds(
+    pod: dict[str, object] | None, reason: str, counted: int
+) -> None:
+    builder = after(a_finetune(), seen())
+    job = failed(the_job(builder))
+    pods = [a_pod(job, "Failed", **pod)] if pod is not None else []
+    plan = planned(builder, seen(job, *pods))
+    status = status_of(plan)
+    assert status.run is not None
+    assert (status.run.attempt, status.run.failures, status.run.retry_time) == (2, counted, NOW + timedelta(seconds=10))
+    assert (told(status)[1], f"ended with {reason}" in told(status)[2], plan.requeue_after_s) == ("Retrying", True, 10)
+
+
+def test_the_second_attempt_starts_when_its_time_has_come_and_not_before() -> None:
+    builder = after(a_finetune(), seen())
+    job = failed(the_job(builder))
+    observed = seen(job, a_pod(job, "Failed", exit_code=40), a_snapshot(job.run_id))
+    waiting = after(builder, observed)
+    early = planned(waiting, observed, NOW + timedelta(seconds=9))
+    late = planned(waiting, observed, NOW + timedelta(seconds=10))
+    assert (names(early.actions), early.requeue_after_s) == ([], 1)
+    assert names(late.actions) == [("Create", Kind.JOB, f"tickets-{job.run_id}-2")]
+
+
+def test_retries_that_are_used_up_end_the_run() -> None:
+    builder = after(a_finetune().with_spec("retries", 1), seen())
+    first = failed(the_job(builder))
+    observed = seen(first, a_pod(first, "Failed", exit_code=40), a_snapshot(first.run_id))
+    builder = after(after(builder, observed), observed, LATER)
+    second = failed(the_job(builder, 2))
+    status = status_of(planned(builder, seen(first, second, a_pod(second, "Failed", exit_code=40)), LATER))
+    assert (status.phase, told(status)[1]) == ("Failed", "BackoffLimitExceeded")
+    assert told(status)[2].startswith("2 attempts failed and spec.retries is 1; the last ended with StorageUnavailable")
+
+
+def test_a_deadline_ends_the_run_without_a_retry() -> None:
+    builder = after(a_finetune(), seen())
+    job = failed(the_job(builder), "DeadlineExceeded")
+    status = status_of(planned(builder, seen(job, a_pod(job, "Failed", exit_code=41))))
+    assert (status.phase, told(status)[1]) == ("Failed", "DeadlineExceeded")
+
+
+def test_a_failed_run_stays_failed_until_what_an_attempt_may_change_does() -> None:
+    builder = after(a_finetune(), seen())
+    job = failed(the_job(builder))
+    observed = seen(job, a_pod(job, "Failed", exit_code=15), a_snapshot(job.run_id))
+    builder = after(builder, observed)
+    again = planned(builder, observed, LATER)
+    mended = planned(builder.with_spec("output.secretRef", {"name": "better"}), observed, LATER)
+    assert (again.actions, again.status == builder.object().status) == ((), True)
+    assert names(mended.actions) == [("Create", Kind.JOB, f"tickets-{job.run_id}-2")]
+
+
+def test_an_edit_deletes_the_old_job_and_waits_for_its_pods() -> None:
+    builder = after(a_finetune(), seen())
+    old = the_job(builder)
+    edited = builder.with_rank(8)
+    both = planned(edited, seen(old, a_pod(old), a_snapshot(old.run_id)))
+    pod_left = planned(edited, seen(a_pod(old, is_deleting=True), a_snapshot(old.run_id)))
+    none_left = planned(edited, seen(a_snapshot(old.run_id)))
+    new_id, _ = wanted(edited)
+    assert both.actions == (Delete(both.actions[0].ref, old.uid),)
+    assert (pod_left.actions, told(status_of(pod_left))[2]) == (
+        (),
+        f"run {new_id} starts when pod {old.name}-x7k2p has ended",
+    )
+    assert [name for _, _, name in names(none_left.actions)] == [f"tickets-{new_id}", f"tickets-{new_id}-1"]
+
+
+def test_going_back_finds_the_earlier_adapter_and_trains_nothing() -> None:
+    first = succeeded(a_finetune())
+    version = first.object().status.adapter
+    edited = first.with_rank(8)
+    new = complete(the_job(edited))
+    other = an_outcome(new.run_id).model_copy(update={"version": "0123456789ab", "uri": "s3://adapters/other"})
+    edited = after(after(edited, seen()), seen(new, an_ended_pod(new, 0, other)))
+    back = planned(edited.with_rank(16), seen(new))
+    status = status_of(back)
+    assert edited.object().status.adapter != version
+    assert (names(back.actions), status.phase, status.adapter) == ([], "Succeeded", version)
+
+
+def test_an_adapter_stays_while_the_next_run_trains_and_when_it_fails() -> None:
+    first = succeeded(a_finetune())
+    edited = after(first.with_rank(8), seen())
+    job = failed(the_job(edited))
+    ended = after(edited, seen(job, a_pod(job, "Failed", exit_code=17)))
+    adapters = [builder.object().status.adapter for builder in (first, edited, ended)]
+    assert (ended.object().status.phase, adapters[1:], adapters[0] is not None) == ("Failed", [adapters[0]] * 2, True)
+
+
+def test_a_terminal_run_is_not_started_again_because_its_children_are_gone() -> None:
+    builder = succeeded(a_finetune())
+    plan = planned(builder, seen(), LATER)
+    assert (plan.actions, plan.status == builder.object().status, plan.events) == ((), True, ())
+
+
+def test_the_restart_annotation_forces_a_fresh_run() -> None:
+    builder = succeeded(a_finetune()).with_metadata(annotations={naming.RESTART_ANNOTATION: "now"})
+    plan = planned(builder, seen(), LATER)
+    assert [type(action) for action in plan.actions] == [Create, Create]
+    assert status_of(plan).restarted_by == "now"
+
+
+def test_a_lost_job_is_made_again_under_its_name() -> None:
+    builder = after(a_finetune(), seen())
+    job = the_job(builder)
+    plan = planned(builder, seen(a_snapshot(job.run_id)), LATER)
+    assert names(plan.actions) == [("Create", Kind.JOB, job.name)]
+
+
+def test_suspending_deletes_the_job_and_resuming_makes_it_again() -> None:
+    builder = after(a_finetune(), seen())
+    job = the_job(builder)
+    held = planned(builder.with_spec("suspend", True), seen(job, a_pod(job), a_snapshot(job.run_id)))
+    assert names(held.actions) == [("Delete", Kind.JOB, job.name)]
+    suspended = builder.with_spec("suspend", True).with_status(status_of(held))
+    assert (told(status_of(held), ConditionType.SUSPENDED)[0], status_of(held).phase) == ("True", "Suspended")
+    resumed = planned(suspended.with_spec("suspend", False), seen(a_snapshot(job.run_id)))
+    assert names(resumed.actions) == [("Create", Kind.JOB, job.name)]
+    assert told(status_of(resumed), ConditionType.SUSPENDED)[:2] == ("False", "Resumed")
+
+
+def test_a_run_that_ends_while_it_is_suspended_keeps_its_result() -> None:
+    builder = after(a_finetune(), seen()).with_spec("suspend", True)
+    job = complete(the_job(builder))
+    status = status_of(planned(builder, seen(job, an_ended_pod(job, 0, an_outcome(job.run_id)))))
+    assert status.phase == "Succeeded"
+
+
+@pytest.mark.parametrize(
+    ("stuck", "words"),
+    [
+        pytest.param(
+            Stuck(Reason.UNSCHEDULABLE, "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),
+            "Insufficient nvidia.com/gpu.; change spec.compute, or add nodes that fit",
+            id="no node has a GPU",
+        ),
+        pytest.param(
+            Stuck(Reason.IMAGE_PULL_FAILED, 'Back-off pulling image "x"'),
+            "check the trainer image of the operator's settings and its pull secrets",
+            id="the image is not there",
+        ),
+        pytest.param(
+            Stuck(Reason.CONFIG_MISSING, 'secret "adapter-storage" not found'),
+            'secret "adapter-storage" not found; create what is missing',
+            id="the Secret is not there",
+        ),
+    ],
+)
+def test_a_pod_that_does_not_start_says_why_in_its_own_words(stuck: Stuck, words: str) -> None:
+    builder = after(a_finetune(), seen())
+    job = the_job(builder)
+    status = status_of(planned(builder, seen(job, a_pod(job, "Pending", stuck=stuck))))
+    assert (told(status)[1], words in told(status)[2]) == (stuck.reason, True)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "message"),
+    [
+        pytest.param(
+            MissingData(DataProblem.NO_CONFIG_MAP),
+            "DatasetNotFound",
+            "spec.dataset.train.uri is configmap://data/train, and there is no ConfigMap data in this namespace; "
+            "create it",
+            id="no ConfigMap",
+        ),
+        pytest.param(
+            MissingData(DataProblem.NO_KEY, ("eval", "trian")),
+            "DatasetNotFound",
+            "spec.dataset.train.uri is configmap://data/train, and the ConfigMap data has no key train "
+            "(its keys: eval, trian); add it or name another",
+            id="no such key",
+        ),
+        pytest.param(
+            Data("", "00", 1_000_000),
+            "DatasetInvalid",
+            "spec.dataset: the configmap:// data has 1000000 bytes and the limit is 921600; put it into s3://, pvc:// "
+            "or https:// instead",
+            id="too much for a ConfigMap",
+        ),
+    ],
+)
+def test_data_that_is_not_there_is_waited_for(data: Data | MissingData, reason: str, message: str) -> None:
+    builder = a_finetune().with_spec("dataset.train.uri", "configmap://data/train")
+    plan = planned(builder, seen(data={"train": data}))
+    assert (plan.actions, told(status_of(plan)), plan.requeue_after_s) == ((), ("False", reason, message), 15)
+
+
+def test_a_finished_run_outlives_its_data() -> None:
+    builder = a_finetune().with_spec("dataset.train.uri", "configmap://data/train")
+    data = {"train": Data("{}", "aa", 2)}
+    builder = after(builder, seen(data=data))
+    current = builder.object().status.run
+    assert current is not None
+    assert current.settings_hash is not None
+    job = complete(a_job(current.id, current.settings_hash))
+    pod = an_ended_pod(job, 0, an_outcome(job.run_id))
+    builder = after(builder, seen(job, pod, data=data))
+    plan = planned(builder, seen(job, pod, data={"train": MissingData(DataProblem.NO_CONFIG_MAP)}))
+    assert (builder.object().status.phase, plan.status == builder.object().status) == ("Succeeded", True)
+
+
+def test_a_run_that_has_begun_goes_on_without_its_data() -> None:
+    builder = a_finetune().with_spec("dataset.train.uri", "configmap://data/train")
+    builder = after(builder, seen(data={"train": Data("{}", "aa", 2)}))
+    current = builder.object().status.run
+    assert current is not None
+    plan = planned(builder, seen(a_snapshot(current.id)))
+    assert names(plan.actions) == [("Create", Kind.JOB, f"tickets-{current.id}-1")]
+
+
+def test_a_name_that_belongs_to_something_else_is_said() -> None:
+    observed = ObservedFineTune(conflict="Job tickets-1-1")
+    status = status_of(planned(a_finetune(), observed))
+    assert told(status)[1:] == (
+        "NameConflict",
+        "Job tickets-1-1 exists and belongs to something else; delete it or rename this fine-tune",
+    )
+
+
+def test_a_spec_that_does_not_parse_says_field_value_and_limit() -> None:
+    status = status_of(planned(a_finetune().with_rank(300), seen()))
+    assert told(status)[1:] == (
+        "InvalidSpec",
+        "spec.adapter.rank is 300: Input should be less than or equal to 256; mend the spec",
+    )
+
+
+def deleted(*things: Job | Pod, at: datetime = NOW) -> Plan[LoraFineTuneStatus]:
+    builder = a_finetune().with_metadata(deletionTimestamp=NOW.isoformat())
+    return planned(builder, seen(*things), at)
+
+
+def test_deletion_waits_for_jobs_and_pods_and_then_lets_go() -> None:
+    job = the_job(a_finetune())
+    assert names(deleted(job, a_pod(job)).actions) == [("Delete", Kind.JOB, job.name)]
+    assert deleted(a_pod(job)).actions == ()
+    assert names(deleted().actions) == [("Patch", Kind.FINE_TUNE, "tickets")]
+
+
+def test_a_pod_on_a_dead_node_holds_a_deletion_up_for_five_minutes_only() -> None:
+    pod = a_pod(the_job(a_finetune()))
+    assert names(deleted(pod, at=NOW + timedelta(seconds=301)).actions) == [("Patch", Kind.FINE_TUNE, "tickets")]
+
+
+def test_the_ttl_removes_jobs_and_snapshots_and_nothing_else() -> None:
+    builder = succeeded(a_finetune()).with_spec("ttlSecondsAfterFinished", 60)
+    job = complete(the_job(builder))
+    children = seen(job, an_ended_pod(job, 0), a_snapshot(job.run_id))
+    early, late = (planned(builder, children, NOW + timedelta(seconds=s)) for s in (20, 60))
+    assert (early.actions, early.requeue_after_s) == ((), 40)
+    assert names(late.actions) == [
+        ("Delete", Kind.JOB, job.name),
+        ("Delete", Kind.CONFIG_MAP, f"tickets-{job.run_id}"),
+    ]
+    assert status_of(late).phase == "Succeeded"
+
+
+def test_children_of_runs_that_no_history_holds_are_removed() -> None:
+    builder = succeeded(a_finetune())
+    plan = planned(builder, seen(a_snapshot("0000000000"), complete(a_job("0000000000", "x"))), LATER)
+    assert [name for _, _, name in names(plan.actions)] == ["tickets-0000000000-1", "tickets-0000000000"]
+
+
+def test_the_pod_of_an_earlier_job_of_the_same_name_says_nothing_about_this_one() -> None:
+    builder = after(a_finetune(), seen())
+    job = failed(the_job(builder))
+    old = an_ended_pod(job, 12, owner_uid="uid-of-the-deleted-job")
+    status = status_of(planned(builder, seen(job, old, a_pod(job, "Failed", exit_code=40))))
+    assert "ended with StorageUnavailable" in told(status)[2]

@@ -1,0 +1,101 @@
+"""What holds for every history of edits, ends, crashes and waits: one live attempt, rest at last, no lost adapter."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from unit.operator.world import World
+
+
+class Histories(RuleBasedStateMachine):
+    """Random histories of one fine-tune."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+
+    @rule(rank=st.sampled_from([8, 16]))
+    def edit(self, rank: int) -> None:
+        self.world.finetune = self.world.finetune.with_rank(rank)
+
+    @rule(suspend=st.booleans())
+    def suspend(self, suspend: bool) -> None:
+        self.world.finetune = self.world.finetune.with_spec("suspend", suspend)
+
+    @rule(cpu=st.sampled_from(["1", "2"]))
+    def change_compute(self, cpu: str) -> None:
+        self.world.finetune = self.world.finetune.with_spec("compute.requests", {"cpu": cpu})
+
+    @rule()
+    def reconcile(self) -> None:
+        self.world.reconcile()
+
+    @rule(writes=st.integers(0, 3))
+    def reconcile_and_crash(self, writes: int) -> None:
+        self.world.reconcile(writes)
+
+    @rule()
+    def start_pods(self) -> None:
+        self.world.start_pods()
+
+    @rule(code=st.sampled_from([0, 0, 1, 12, 40, 41]))
+    def end_pod(self, code: int) -> None:
+        self.world.end_pod(code)
+
+    @rule()
+    def lose_jobs(self) -> None:
+        for name, job in list(self.world.jobs.items()):
+            if job.is_live:
+                self.world.delete_job(name)
+
+    @rule()
+    def end_deleted_pods(self) -> None:
+        self.world.end_deleted_pods()
+
+    @rule(seconds=st.sampled_from([1, 10, 700]))
+    def wait(self, seconds: int) -> None:
+        self.world.wait(seconds)
+
+    @invariant()
+    def at_most_one_attempt_is_live(self) -> None:
+        pods = [pod.name for pod in self.world.pods.values() if pod.is_live]
+        jobs = [job.name for job in self.world.jobs.values() if job.is_live]
+        assert len(pods) <= 1, pods
+        assert len(jobs) <= 1, jobs
+        assert {pod.job_name for pod in self.world.pods.values() if pod.is_live and not pod.is_deleting} <= set(jobs)
+
+    @invariant()
+    def a_ready_fine_tune_has_an_adapter(self) -> None:
+        status = self.world.finetune.object().status
+        assert (status.phase != "Succeeded") or status.adapter is not None
+
+    def teardown(self) -> None:
+        """A plan applied to its own result is empty; then, if nothing holds it back, training ends in success."""
+        self.world.settle()
+        assert self.world.reconcile()
+        self.world.finetune = self.world.finetune.with_spec("suspend", False)
+        for _ in range(12):
+            self.world.wait(700)
+            self.world.settle()
+            self.world.start_pods()
+            self.world.end_pod(0)
+        self.world.settle()
+        assert self.world.finetune.object().status.phase in ("Succeeded", "Failed")
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+
+
+def test_a_run_that_succeeded_is_never_trained_again() -> None:
+    """Back and forth between two recipes makes one Job for each."""
+    world = World()
+    for rank in (8, 16, 8, 16, 8):
+        world.finetune = world.finetune.with_rank(rank)
+        world.settle()
+        world.start_pods()
+        world.end_pod(0)
+        world.settle()
+    assert len(world.created) == 2

@@ -1,0 +1,103 @@
+"""Answers kubelet, operator and Prometheus: whether the pod lives, is ready, what it holds, and when it is idle.
+
+Reading only: no request here changes anything, so none needs a credential.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import aiohttp
+from aiohttp import web
+
+from loraline_api.routing import DRAIN_LIMIT_S
+from loraline_switchboard.engine import Engine, EngineBusy, EngineDown
+from loraline_switchboard.metrics import Metrics
+from loraline_switchboard.registry import Registry
+from loraline_switchboard.worker import Worker
+
+TURN_LIMIT_S = 120.0
+"""Oldest last turn of a worker that lives: a turn takes milliseconds, a removal of many files seconds."""
+
+DRAIN_QUIET_S = 5.0
+"""Without a request for so long a leaving pod is idle: proxies need 1 to 2 s to see that its endpoint is gone."""
+
+DRAIN_LOOK_S = 0.2
+
+
+class Probes:
+    """The handlers of everything that is not for callers."""
+
+    def __init__(self, registry: Registry, worker: Worker, engine: Engine, metrics: Metrics) -> None:
+        self._registry = registry
+        self._worker = worker
+        self._engine = engine
+        self._metrics = metrics
+
+    def routes(self) -> list[web.RouteDef]:
+        """The paths and their handlers."""
+        return [
+            web.get("/livez", self.live),
+            web.get("/readyz", self.ready),
+            web.get("/health", self.ready),
+            web.get("/state", self.state),
+            web.get("/drain", self.drain),
+            web.get("/metrics", self.metrics),
+            web.get("/engine/health", self.engine_health),
+            web.get("/engine/metrics", self.engine_metrics),
+        ]
+
+    async def live(self, _: web.Request) -> web.Response:
+        """200 as long as the worker turns."""
+        age_s = time.monotonic() - self._worker.last_turn
+        if age_s > TURN_LIMIT_S:
+            return web.Response(status=503, text=f"the worker's last turn was {age_s:.0f} s ago\n")
+        return web.Response(text="ok\n")
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """200 when all that the routes need is proved; otherwise why not."""
+        problem = self._registry.why_not_ready()
+        return web.Response(status=503 if problem else 200, text=f"{problem or 'ok'}\n")
+
+    async def state(self, _: web.Request) -> web.Response:
+        """The SwitchboardState, for the operator."""
+        return web.Response(
+            text=self._registry.state().model_dump_json(by_alias=True, exclude_none=True),
+            content_type="application/json",
+        )
+
+    async def drain(self, _: web.Request) -> web.Response:
+        """Answers when no request has been in flight for a few seconds, or at its limit. The engine's preStop waits."""
+        quiet_since = start = time.monotonic()
+        while (now := time.monotonic()) - start < DRAIN_LIMIT_S:
+            if self._registry.in_flight:
+                quiet_since = now
+            elif now - quiet_since >= DRAIN_QUIET_S:
+                return web.Response(text="idle\n")
+            await asyncio.sleep(DRAIN_LOOK_S)
+        return web.Response(status=503, text=f"{self._registry.in_flight} requests after {DRAIN_LIMIT_S} s\n")
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """The switchboard's metrics."""
+        return web.Response(body=self._metrics.text(), content_type="text/plain")
+
+    async def engine_health(self, _: web.Request) -> web.Response:
+        """vLLM's health; a vLLM that is too busy to answer is alive."""
+        try:
+            await self._engine.check_health()
+        except EngineDown as error:
+            return web.Response(status=503, text=f"{error}\n")
+        except EngineBusy as error:
+            return web.Response(text=f"{error}\n")
+        return web.Response(text="ok\n")
+
+    async def engine_metrics(self, _: web.Request) -> web.Response:
+        """vLLM's metrics."""
+        try:
+            async with self._engine.session.get(
+                f"{self._engine.url}/metrics", headers={"Accept-Encoding": "identity"}
+            ) as answer:
+                return web.Response(status=answer.status, body=await answer.read(), content_type="text/plain")
+        except aiohttp.ClientError as error:
+            return web.Response(status=503, text=f"vLLM is not reached: {error}\n")

@@ -1,0 +1,81 @@
+"""The 4-bit linear layer of CPUs: its gradients must not change after an evaluation.
+
+bitsandbytes' own layer fails `test_gradients_after_an_evaluation_equal_those_before` on CPUs with AVX512-BF16.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bitsandbytes import functional
+from bitsandbytes.nn.modules import Linear4bit
+
+from loraline_trainer.model import nf4
+
+IN, OUT = 128, 64
+
+
+def layer(*, bias: bool = False) -> torch.nn.Module:
+    """A quantized layer as the loader leaves it."""
+    torch.manual_seed(5)
+    whole = torch.nn.Linear(IN, OUT, bias=bias)
+    quantized = Linear4bit(IN, OUT, bias=bias, compute_dtype=torch.bfloat16, compress_statistics=True, quant_type="nf4")
+    quantized.load_state_dict(whole.state_dict())
+    model = torch.nn.Sequential(quantized.to("cpu"))
+    assert nf4.keep_unpacked(model) == 1
+    return model
+
+
+def gradient(model: torch.nn.Module) -> torch.Tensor:
+    """The gradient of a fixed input."""
+    torch.manual_seed(6)
+    x = torch.randn(3, IN, requires_grad=True)
+    model.train()
+    model(x).square().sum().backward()
+    assert x.grad is not None
+    return x.grad
+
+
+def weight(model: torch.nn.Module) -> torch.Tensor:
+    """The weight as bitsandbytes dequantizes it, in float32."""
+    frozen = model[0].weight  # type: ignore[index]
+    return functional.dequantize_4bit(frozen.data, frozen.quant_state).float()
+
+
+def evaluate(model: torch.nn.Module) -> torch.Tensor:
+    """What an evaluation does: a forward pass in eval mode, without gradients, of bfloat16."""
+    model.eval()
+    torch.manual_seed(7)
+    with torch.no_grad():
+        return torch.as_tensor(model(torch.randn(2, IN, dtype=torch.bfloat16)))
+
+
+def test_gradients_after_an_evaluation_equal_those_before() -> None:
+    model = layer()
+    before = gradient(model)
+    evaluate(model)
+    assert torch.equal(gradient(model), before)
+
+
+def test_the_gradient_is_that_of_the_dequantized_weight() -> None:
+    """Reference: autograd through a plain float32 product with the dequantized weight."""
+    model = layer()
+    torch.manual_seed(6)
+    x = torch.randn(3, IN, requires_grad=True)
+    torch.nn.functional.linear(x, weight(model)).square().sum().backward()
+    assert x.grad is not None
+    error = (gradient(model) - x.grad).norm() / x.grad.norm()
+    assert error < 0.01  # bfloat16 keeps 8 bits
+
+
+def test_an_evaluation_gives_the_same_answers_each_time() -> None:
+    model = layer(bias=True)
+    first = evaluate(model)
+    gradient(model)
+    assert torch.equal(evaluate(model), first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_output_has_the_type_of_the_input(dtype: torch.dtype) -> None:
+    model = layer(bias=True)
+    assert model(torch.ones(1, IN, dtype=dtype)).dtype is dtype

@@ -1,0 +1,120 @@
+"""The command line: `loraline-train job`, `run` and `check`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from loraline_trainer import __version__
+
+NOISY_LIBRARIES = (
+    "bitsandbytes",
+    "boto3",
+    "botocore",
+    "datasets",
+    "filelock",
+    "fsspec",
+    "httpcore",
+    "httpx",
+    "torch",
+    "urllib3",
+)
+
+
+def _before_torch() -> None:
+    """Settings that libraries read when they are imported."""
+    # Threads that wait for each other spin by default. On 2 cores that others use too, a training step of SmolLM2 took
+    # 25 s that takes 5 s when they sleep.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers to TRL, nothing a user could mend
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code (`loraline_api.outcome.ExitCode`)."""
+    options = parser().parse_args(arguments)
+    _before_torch()
+    quiet = options.command != "job" and not options.verbose
+    _log_to_stderr(logging.WARNING if quiet else logging.INFO)
+    if options.command == "job":
+        from loraline_trainer import job
+
+        return job.main()
+    from rich.console import Console
+
+    from loraline_trainer import local
+
+    given = local.Options(
+        file=options.file,
+        name=options.name,
+        work=options.workdir,
+        secrets=dict(options.secret),
+        claims=dict(options.pvc),
+        data=dict(options.data),
+        output=options.output,
+    )
+    command = local.train if options.command == "run" else local.check
+    return command(given, Console())
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="loraline-train", description=f"QLoRA fine-tuning, version {__version__}.")
+    commands = top.add_subparsers(dest="command", required=True)
+    commands.add_parser("job", help="one attempt in a training pod: reads the mounted run.json")
+    run = commands.add_parser("run", help="run a LoraFineTune manifest on this machine")
+    check = commands.add_parser("check", help="check a manifest's data and show its loss mask")
+    for command in (run, check):
+        command.add_argument("-f", "--file", type=Path, required=True, help="YAML file with a LoraFineTune")
+        command.add_argument("--name", help="which LoraFineTune of the file, when it holds several")
+        command.add_argument("--workdir", type=Path, help="scratch folder (default: below ~/.cache/loraline/runs)")
+        command.add_argument(
+            "--secret",
+            type=_pair,
+            action="append",
+            default=[],
+            metavar="NAME=FOLDER",
+            help="folder with one file per key of a Secret (default: the environment's AWS_* and HF_TOKEN)",
+        )
+        command.add_argument(
+            "--pvc",
+            type=_pair,
+            action="append",
+            default=[],
+            metavar="CLAIM=FOLDER",
+            help="folder that stands for a claim of pvc:// URIs",
+        )
+        command.add_argument(
+            "--data",
+            type=_pair,
+            action="append",
+            default=[],
+            metavar="CONFIGMAP/KEY=FILE",
+            help="file that stands for a configmap:// dataset",
+        )
+        command.add_argument("-v", "--verbose", action="store_true", help="show the log, as a pod writes it")
+        command.set_defaults(output=None)
+    run.add_argument("--output", type=Path, metavar="FOLDER", help="publish to a folder instead of output.uri")
+    return top
+
+
+def _pair(text: str) -> tuple[str, Path]:
+    name, found, path = text.partition("=")
+    if not name or not found or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
+    return name, Path(path)
+
+
+def _log_to_stderr(level: int) -> None:
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    for name in NOISY_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,1 @@
+"""Training: resolved hyperparameters, batches, and the loop."""

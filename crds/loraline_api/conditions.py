@@ -73,6 +73,7 @@ class Reason(StrEnum):
     ADAPTER_UNCHANGED = "AdapterUnchanged"
     CUDA_OUT_OF_MEMORY = "CudaOutOfMemory"
     OUT_OF_MEMORY = "OutOfMemory"
+    GPU_NOT_FOUND = "GpuNotFound"
     INTERRUPTED = "Interrupted"
     UNEXPECTED_ERROR = "UnexpectedError"
     # AdapterDeployment

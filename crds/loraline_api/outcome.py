@@ -38,6 +38,7 @@ class ExitCode(IntEnum):
     CUDA_OUT_OF_MEMORY = 20
     STORAGE_UNAVAILABLE = 40
     INTERRUPTED = 41
+    GPU_NOT_FOUND = 42
     KILLED = 137  # SIGKILL: the kernel's or the kubelet's; with reason OOMKilled it was out of memory
 
     @property

@@ -134,7 +134,7 @@ def _container(spec: LoraFineTuneSpec, mounts: list[Manifest], settings: Setting
         "name": CONTAINER,
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
-        "args": ["job"],
+        "args": ["job", "--gpus", str(spec.compute.gpus)],
         "env": [{"name": name, "value": value} for name, value in (home | dict(settings.trainer_env)).items()],
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
         "resources": _resources(spec),

@@ -65,9 +65,9 @@ class Pod:
         (folder / "AWS_ACCESS_KEY_ID").write_text(access_key)
         (folder / "AWS_SECRET_ACCESS_KEY").write_text(secret_key)
 
-    def attempt(self) -> outcome.Outcome:
-        """Makes the attempt and reads its termination message, whose exit code must be the program's."""
-        code = job.main(self.root, port=free_port())
+    def attempt(self, gpus: int = 0) -> outcome.Outcome:
+        """Makes the attempt of a pod with that many GPUs; its termination message, whose exit code is the program's."""
+        code = job.main(gpus, self.root, free_port())
         told = outcome.parse_outcome(self.at(pods.TERMINATION_LOG).read_text())
         assert told is not None
         assert told.exit_code == code

@@ -106,6 +106,15 @@ def test_a_loss_that_is_no_number_stops_with_its_step(pod: Pod, lines: str, tmp_
     assert told.message.startswith("the loss is nan at step 1 of 4; lower training.learningRate (0.01)")
 
 
+def test_a_gpu_that_cuda_does_not_see_ends_the_attempt_instead_of_training_on_cpus(pod: Pod, lines: str) -> None:
+    more = torch.cuda.device_count() + 1
+    told = pod.holding(recipe(pod.s3.endpoint), lines).attempt(gpus=more)
+    assert told.exit_code == ExitCode.GPU_NOT_FOUND
+    assert told.message.startswith(
+        f"compute.gpus is {more} and CUDA sees {more - 1} in this pod; check the node's driver"
+    )
+
+
 def test_sigterm_ends_the_attempt_as_interrupted(pod: Pod, lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Tracker.step
 

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "job":
         from loraline_trainer import job
 
-        return job.main()
+        return job.main(options.gpus)
     from rich.console import Console
 
     from loraline_trainer import local
@@ -68,7 +68,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(prog="loraline-train", description=f"QLoRA fine-tuning, version {__version__}.")
     commands = top.add_subparsers(dest="command", required=True)
-    commands.add_parser("job", help="one attempt in a training pod: reads the mounted run.json")
+    job = commands.add_parser("job", help="one attempt in a training pod: reads the mounted run.json")
+    job.add_argument("--gpus", type=int, default=0, help="GPUs that the pod was given; seeing fewer is an error")
     run = commands.add_parser("run", help="run a LoraFineTune manifest on this machine")
     check = commands.add_parser("check", help="check a manifest's data and show its loss mask")
     for command in (run, check):

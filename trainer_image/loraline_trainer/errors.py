@@ -16,6 +16,7 @@ exceptions, and become UNEXPECTED_ERROR.
     +-- AdapterUnchanged        19
     +-- CudaOutOfMemory         20
     +-- StorageUnavailable      40
+    +-- GpuNotFound             42
     Interrupted (BaseException) 41
 """
 
@@ -102,6 +103,12 @@ class StorageUnavailable(TrainerError):
     """A storage or model hub did not answer for as long as it was asked; a later attempt may fare better."""
 
     exit_code = ExitCode.STORAGE_UNAVAILABLE
+
+
+class GpuNotFound(TrainerError):
+    """The pod was given a GPU that CUDA does not see; another node may fare better."""
+
+    exit_code = ExitCode.GPU_NOT_FOUND
 
 
 class Interrupted(BaseException):

@@ -1,0 +1,41 @@
+# The verbs of this repository. Each one installs what it needs into a cache outside of the checkout.
+#   make demo CONTEXT=name REGISTRY=host/path    uses a cluster of your kubeconfig instead of the built-in one
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export PYTHONPATH := $(CURDIR)/crds:$(CURDIR)/operator:$(CURDIR)/trainer_image:$(CURDIR)/tests
+
+PYTHON_CODE := crds operator trainer_image tests docs
+CONTEXT ?=
+REGISTRY ?=
+DEV = dev=$$(tests/tools/setup.sh dev | tail -1)
+
+.PHONY: help demo demo-down test check fmt generate lock
+
+help: ## List these verbs.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: ## Fine-tune a real model on a real Kubernetes and chat with it (10 minutes; leaves the cluster up).
+	@$(DEV); "$$dev/bin/python" -m demo $(if $(CONTEXT),--context "$(CONTEXT)") $(if $(REGISTRY),--registry "$(REGISTRY)")
+
+demo-down: ## Remove the demo's cluster.
+	@$(DEV); "$$dev/bin/python" -m demo down $(if $(CONTEXT),--context "$(CONTEXT)")
+
+test: check ## Run everything, on the built-in cluster (Linux, root).
+	@$(DEV); "$$dev/bin/python" -m pytest tests/cluster tests/api tests/operator
+
+check: ## Run what needs neither root nor a cluster: style, types, layers, unit tests, trainer and switchboard.
+	@$(DEV); export PATH="$$dev/bin:$$PATH"; \
+	ruff check .; ruff format --check .; mypy $(PYTHON_CODE); lint-imports; \
+	python -m pytest tests/unit tests/trainer tests/switchboard
+
+fmt: ## Format the code.
+	@$(DEV); "$$dev/bin/ruff" check --fix .; "$$dev/bin/ruff" format .
+
+generate: ## Write what is generated: CRD YAML, the chart's copy of it, the field reference.
+	@$(DEV); "$$dev/bin/python" -m loraline_api.crd crds; "$$dev/bin/python" -m loraline_api.crd charts/loraline/crds; \
+	"$$dev/bin/python" docs/generate.py
+
+lock: ## Pin the dependencies anew.
+	@tests/tools/lock.sh

@@ -280,13 +280,18 @@ def _watch(look: Look, run: RunRef, job: Job) -> Decision:
     actions = _stray_deletions(look, job.name)
     run = run.model_copy(update={"retry_time": None})
     status = _with_run(look, run, job_name=job.name)
-    pods = [pod for pod in look.observed.pods_of(job) if pod.is_live]
+    own = look.observed.pods_of(job)
+    pods = [pod for pod in own if pod.is_live]
     what = f"run {run.id}, attempt {run.attempt}"
     running = next((pod for pod in pods if pod.phase == "Running"), None)
     if running is not None and not running.is_deleting:
         progress = look.observed.progress or look.status.progress
         status = status.model_copy(update={"progress": progress})
         message = f"{what} runs in pod {running.name}"
+        interval = look.settings.progress_interval_s
+        return Decision(Phase.RUNNING, Reason.RUNNING, message, status, actions, requeue_after_s=interval)
+    if own and not pods and not job.is_deleting and not job.is_suspended:
+        message = f"{what}: pod {own[-1].name} has ended; its Job is about to say how"
         interval = look.settings.progress_interval_s
         return Decision(Phase.RUNNING, Reason.RUNNING, message, status, actions, requeue_after_s=interval)
     stuck = next((pod.stuck for pod in pods if pod.stuck is not None), look.observed.stuck)

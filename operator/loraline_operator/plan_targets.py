@@ -94,7 +94,7 @@ def _of_uri(name: str, uri: str) -> Target:
 def _of_finetune(spec: AdapterDeploymentSpec, route: str, finetune: FineTuneObject) -> Target:
     name, adapter = finetune.meta.name, finetune.status.adapter
     if adapter is None:
-        return _waiting(route, finetune)
+        return _waiting(spec, route, finetune)
     if adapter.rank > spec.server.max_lora_rank:
         return Target(
             route,
@@ -116,13 +116,21 @@ def _of_finetune(spec: AdapterDeploymentSpec, route: str, finetune: FineTuneObje
     return Target(route, RouteVersion(version=adapter.version, uri=adapter.uri))
 
 
-def _waiting(route: str, finetune: FineTuneObject) -> Target:
+def _waiting(spec: AdapterDeploymentSpec, route: str, finetune: FineTuneObject) -> Target:
     name = finetune.meta.name
+    if finetune.spec is not None and finetune.spec.adapter.rank > spec.server.max_lora_rank:
+        return Target(
+            route,
+            reason=Reason.RANK_EXCEEDS_SERVER,
+            message=f"LoraFineTune {name} trains with adapter.rank {finetune.spec.adapter.rank}, but "
+            f"spec.server.maxLoraRank is {spec.server.max_lora_rank}; raise it or train with a lower rank",
+            is_final=True,
+        )
     failed = api_conditions.find(tuple(finetune.status.conditions), ConditionType.FAILED)
     if failed is not None and failed.status is api_conditions.ConditionStatus.TRUE:
         message = f"LoraFineTune {name} failed with {failed.reason} and has no adapter; see its conditions"
         return Target(route, reason=Reason.WAITING_FOR_ADAPTER, message=message, is_final=True)
-    message = f"LoraFineTune {name} is {finetune.status.phase} and has no adapter yet"
+    message = f"LoraFineTune {name} has no adapter yet; see its status"  # its phase would change the table
     return Target(route, reason=Reason.WAITING_FOR_ADAPTER, message=message)
 
 

@@ -105,7 +105,7 @@ def test_wrong_credentials_are_told_before_anything_is_fetched(pod: Pod, lines: 
     told = pod.attempt()
     assert told.exit_code == ExitCode.ACCESS_DENIED, told.message
     assert f"{pod.s3.endpoint} denies access to s3://{BUCKET}/team/runs/" in told.message
-    assert "check the keys in the Secret of output.secretRef" in told.message
+    assert "check the credentials in the Secret of output.secretRef" in told.message
 
 
 def test_a_secret_without_its_keys_is_told_with_the_keys_it_has(pod: Pod, lines: str) -> None:

@@ -5,10 +5,10 @@ Read-only: nothing here can change a run.
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import prometheus_client
 from prometheus_client.core import GaugeMetricFamily
@@ -49,7 +49,7 @@ def _gauges(progress: Progress) -> Iterator[tuple[str, str, float | str | None]]
     yield "eta_seconds", "Seconds until training ends, estimated.", progress.eta_seconds
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(tracker: Tracker, port: int, host: str = "0.0.0.0") -> Iterator[int]:
     """Serves the tracker while the block runs, and yields the port.
 
@@ -90,7 +90,8 @@ def _handler(tracker: Tracker) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):  # who asked may have hung up
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             """Scrapes are not worth a log line."""

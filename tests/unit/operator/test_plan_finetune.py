@@ -84,6 +84,14 @@ def succeeded(builder: FineTuneBuilder) -> FineTuneBuilder:
     return after(after(builder, seen()), seen(job, an_ended_pod(job, 0, outcome), a_snapshot(job.run_id)))
 
 
+def test_between_the_end_of_its_pod_and_of_its_job_a_run_stays_running() -> None:
+    builder = a_finetune()
+    job = the_job(builder)
+    status = status_of(planned(builder, seen(job, an_ended_pod(job, 0))))
+    assert status.phase == "Running"
+    assert told(status)[2].endswith("has ended; its Job is about to say how")
+
+
 def test_the_finalizer_comes_before_everything_else() -> None:
     plan = planned(a_finetune().with_metadata(finalizers=["other"]), seen())
     (patch,) = plan.actions

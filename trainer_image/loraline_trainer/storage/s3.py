@@ -240,9 +240,9 @@ class Bucket:
             return ObjectMissing(where)
         if code in TAKEN:
             return ObjectTaken(where)
-        if code in DENIED:
+        if code in DENIED or status in (401, 403):  # services have codes of their own for unknown keys
             return errors.AccessDenied(
-                f"{server} denies access to {where} ({code}: {said}); check the keys in the Secret of "
+                f"{server} denies access to {where} ({code}: {said}); check the credentials in the Secret of "
                 f"{name}.secretRef and that they may read, list and write there"
             )
         if code in PASSING or status >= 500:

@@ -223,11 +223,11 @@ def test_a_finetune_that_is_deleted_leaves_its_version_answering() -> None:
 
 def test_a_route_without_an_adapter_tells_callers_what_it_waits_for() -> None:
     world = serving(None)
-    assert world.table.routes[0].waiting_for == "LoraFineTune tickets is Running and has no adapter yet"
+    assert world.table.routes[0].waiting_for == "LoraFineTune tickets has no adapter yet; see its status"
     assert world.condition("Ready") == (
         FALSE,
         "WaitingForAdapter",
-        "route tickets: LoraFineTune tickets is Running and has no adapter yet",
+        "route tickets: LoraFineTune tickets has no adapter yet; see its status",
     )
     assert world.condition("Stalled") is None
 
@@ -240,6 +240,17 @@ def test_a_route_whose_finetune_trains_anew_stays_ready() -> None:
     ready = world.condition("Ready")
     assert ready is not None
     assert ready[0] == TRUE
+
+
+def test_a_rank_over_the_limit_is_told_before_it_has_trained() -> None:
+    world = serving(None)
+    world.tune(None, spec={"adapter.rank": 128})
+    world.settle()
+    message = (
+        "route tickets: LoraFineTune tickets trains with adapter.rank 128, but spec.server.maxLoraRank is 64; "
+        "raise it or train with a lower rank"
+    )
+    assert world.condition("Compatible") == (FALSE, "RankExceedsServer", message)
 
 
 def test_a_rank_over_the_limit_is_told_before_anything_is_loaded() -> None:

@@ -9,6 +9,7 @@ from loraline_api import pods
 from loraline_api.deployment import AdapterDeploymentSpec
 from loraline_api.routing import ENGINE_PORT, SWITCHBOARD_PORT
 from loraline_api.storage import Scheme, parse_uri
+from loraline_operator import manifests_pod
 from loraline_operator.actions import Manifest
 from loraline_operator.settings import Settings
 
@@ -55,16 +56,12 @@ def container(spec: AdapterDeploymentSpec, settings: Settings) -> Manifest:
         "command": list(COMMAND),
         "args": arguments(spec),
         "env": [{"name": name, "value": value} for name, value in environment.items()],
-        "resources": _resources(spec),
+        "resources": manifests_pod.resources(spec.compute),
         "startupProbe": health | {"periodSeconds": 5, "failureThreshold": STARTUP_LIMIT_S // 5},
         "livenessProbe": health | {"periodSeconds": 10, "failureThreshold": 6},
         "lifecycle": {"preStop": {"httpGet": {"path": "/drain", "port": SWITCHBOARD_PORT}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": manifests_pod.CONTAINER_SECURITY,
         "volumeMounts": _mounts(spec),
     }
 
@@ -93,15 +90,6 @@ def arguments(spec: AdapterDeploymentSpec) -> list[str]:
         "--trust-remote-code": spec.base_model.trust_remote_code,
     }
     return [*given, *(name for name, is_on in switches.items() if is_on), *server.extra_args]
-
-
-def _resources(spec: AdapterDeploymentSpec) -> Manifest:
-    """Requests; memory, disk and GPUs are limits too, CPU has none."""
-    requests = spec.compute.requests.dump()
-    limits = {name: value for name, value in requests.items() if name != "cpu"}
-    if spec.compute.gpus:
-        limits["nvidia.com/gpu"] = str(spec.compute.gpus)
-    return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
 
 
 def model_mounts(spec: AdapterDeploymentSpec) -> list[Manifest]:

@@ -12,7 +12,7 @@ from loraline_api import API_VERSION, pods
 from loraline_api.deployment import AdapterDeploymentSpec
 from loraline_api.routing import DRAIN_LIMIT_S, ENGINE_PORT, SWITCHBOARD_PORT, TABLE_KEY, RoutingTable
 from loraline_api.storage import S3Access, Scheme, parse_uri
-from loraline_operator import manifests_engine, naming
+from loraline_operator import manifests_engine, manifests_pod, naming
 from loraline_operator.actions import Manifest
 from loraline_operator.observed import Meta
 from loraline_operator.settings import Settings
@@ -21,12 +21,6 @@ COMPONENT = "serving"
 PROGRAM = "loraline-switchboard"
 GRACE_PERIOD_S = DRAIN_LIMIT_S + 60
 """Time from the request to end a pod to SIGKILL: the drain, and a minute for vLLM to end."""
-
-SECURITY = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
 
 
 def selector(name: str) -> dict[str, str]:
@@ -116,36 +110,14 @@ def _metadata(meta: Meta, name: str) -> Manifest:
 
 
 def _pod_spec(meta: Meta, spec: AdapterDeploymentSpec, storage: S3Access, settings: Settings) -> Manifest:
-    """The serving pod; it meets the `restricted` Pod Security Standard."""
-    compute = spec.compute
-    node_selector = dict(compute.node_selector)
-    if compute.gpu_type is not None:
-        node_selector["nvidia.com/gpu.product"] = compute.gpu_type
-    optional = {
-        "nodeSelector": node_selector,
-        "tolerations": [toleration.dump() for toleration in compute.tolerations],
-        "affinity": compute.affinity,
-        "priorityClassName": compute.priority_class_name,
-        "runtimeClassName": compute.runtime_class_name,
-        "serviceAccountName": compute.service_account_name,
-    }
+    """The serving pod."""
     first = [] if parse_uri(spec.base_model.uri).scheme is Scheme.PVC else [_fetch_base(spec, storage, settings)]
     return {
         "terminationGracePeriodSeconds": GRACE_PERIOD_S,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": pods.USER_ID,
-            "runAsGroup": pods.USER_ID,
-            "fsGroup": pods.USER_ID,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
         "initContainers": [*first, _switchboard(spec, storage, settings)],
         "containers": [manifests_engine.container(spec, settings)],
         "volumes": _volumes(meta, spec, storage),
-        **{key: value for key, value in optional.items() if value},
+        **manifests_pod.common(spec.compute),
     }
 
 
@@ -203,7 +175,7 @@ def _own_container(name: str, settings: Settings) -> Manifest:
         "env": [{"name": "HOME", "value": "/tmp"}],
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": SECURITY,
+        "securityContext": manifests_pod.CONTAINER_SECURITY,
     }
 
 

@@ -13,7 +13,7 @@ from loraline_api.outcome import PERMANENT_EXIT_CODES
 from loraline_api.progress import PROGRESS_PORT
 from loraline_api.run import DATA_KEYS, RUN_KEY, Run
 from loraline_api.storage import Scheme, SecretRef, parse_uri
-from loraline_operator import naming
+from loraline_operator import manifests_pod, naming
 from loraline_operator.actions import Manifest
 from loraline_operator.observed import Meta
 from loraline_operator.observed_finetune import Data
@@ -95,36 +95,14 @@ def _run_labels(meta: Meta, run_id: str, component: str) -> dict[str, str]:
 
 
 def _pod_spec(meta: Meta, spec: LoraFineTuneSpec, run_id: str, settings: Settings) -> Manifest:
-    """The pod of an attempt; it meets the `restricted` Pod Security Standard."""
-    compute = spec.compute
+    """The pod of an attempt."""
     volumes, mounts = _volumes(meta, spec, run_id)
-    selector = dict(compute.node_selector)
-    if compute.gpu_type is not None:
-        selector["nvidia.com/gpu.product"] = compute.gpu_type
-    optional = {
-        "nodeSelector": selector,
-        "tolerations": [toleration.dump() for toleration in compute.tolerations],
-        "affinity": compute.affinity,
-        "priorityClassName": compute.priority_class_name,
-        "runtimeClassName": compute.runtime_class_name,
-        "serviceAccountName": compute.service_account_name,
-    }
     return {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_PERIOD_S,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": pods.USER_ID,
-            "runAsGroup": pods.USER_ID,
-            "fsGroup": pods.USER_ID,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
         "containers": [_container(spec, mounts, settings)],
         "volumes": volumes,
-        **{key: value for key, value in optional.items() if value},
+        **manifests_pod.common(spec.compute),
     }
 
 
@@ -137,24 +115,11 @@ def _container(spec: LoraFineTuneSpec, mounts: list[Manifest], settings: Setting
         "args": ["job", "--gpus", str(spec.compute.gpus)],
         "env": [{"name": name, "value": value} for name, value in (home | dict(settings.trainer_env)).items()],
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
-        "resources": _resources(spec),
+        "resources": manifests_pod.resources(spec.compute),
         "terminationMessagePolicy": "File",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": manifests_pod.CONTAINER_SECURITY,
         "volumeMounts": mounts,
     }
-
-
-def _resources(spec: LoraFineTuneSpec) -> Manifest:
-    """Requests; memory, disk and GPUs are limits too, CPU has none."""
-    requests = spec.compute.requests.dump()
-    limits = {name: value for name, value in requests.items() if name != "cpu"}
-    if spec.compute.gpus:
-        limits["nvidia.com/gpu"] = str(spec.compute.gpus)
-    return {key: value for key, value in (("requests", requests), ("limits", limits)) if value}
 
 
 def _volumes(meta: Meta, spec: LoraFineTuneSpec, run_id: str) -> tuple[list[Manifest], list[Manifest]]:

@@ -12,7 +12,7 @@ from loraline_api.conditions import Condition
 from loraline_api.model import ApiModel, Rule, StatusModel, by_rule
 from loraline_api.storage import BaseModelSource, LabelName, ObjectName, S3Access, uri_rule
 
-ADAPTER_URI = r"^s3://[^/]+/.+"
+ADAPTER_URI = r"^s3://[^/\s]+/[^\r\n]+$"
 
 LoraRank = Literal[8, 16, 32, 64, 128, 256, 320, 512]
 """Ranks that vLLM's --max-lora-rank takes (vLLM: config/lora.py, MaxLoRARanks)."""
@@ -98,6 +98,13 @@ class AdapterDeploymentSpec(ApiModel):
         description="How the pods read adapters and s3:// models (default: as the fine-tunes' output says).",
     )
     compute: Compute = Field(default=Compute(), description="Where and on what the serving pods run.")
+    rules = (
+        Rule(
+            "self.baseModel.uri == oldSelf.baseModel.uri",
+            "spec.baseModel.uri cannot be changed, as no adapter of one base model fits another: create another "
+            "AdapterDeployment and move the callers",
+        ),
+    )
 
 
 class RouteStatus(StatusModel):

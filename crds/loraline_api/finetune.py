@@ -18,8 +18,8 @@ from loraline_api.model import ApiModel, Rule, StatusModel, by_rule
 from loraline_api.outcome import MetricResult, Sample
 from loraline_api.progress import Progress
 
-DATASET_URI = r"^(hf|s3|pvc|https|configmap)://[^/]+/.+"
-OUTPUT_URI = r"^s3://[^/]+(/.*)?$"
+DATASET_URI = r"^(hf|s3|pvc|https|configmap)://[^/\s]+/[^\r\n]+$"
+OUTPUT_URI = r"^s3://[^/\s]+(/[^\r\n]*)?$"
 
 MAX_HISTORY = 10
 """Runs kept in status.history."""
@@ -263,6 +263,9 @@ class RunRef(StatusModel):
     """The current run."""
 
     id: str = Field(max_length=10, description="sha256 over the resolved inputs, first 10 hex digits.")
+    recipe_hash: str | None = Field(
+        default=None, max_length=10, description="Hash of its inputs without the content of configmap:// data."
+    )
     attempt: int = Field(default=1, ge=1, description="Number of the attempt, from 1.")
     failures: int = Field(default=0, ge=0, description="Attempts that failed; retries are counted against this.")
     job_name: str | None = Field(default=None, max_length=63, description="Job of the attempt.")

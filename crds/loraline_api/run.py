@@ -47,6 +47,11 @@ class Run(StatusModel):
         inputs = self.model_dump(mode="json", by_alias=True, exclude={"id", "name", "namespace"})
         return {key: _without_secrets(value) for key, value in inputs.items()}
 
+    @property
+    def recipe_hash(self) -> str:
+        """Hash of the inputs without the content of configmap:// data: known also when that data is gone."""
+        return short_hash({key: value for key, value in self.inputs().items() if key != "dataDigests"})
+
 
 def resolve(
     name: str,

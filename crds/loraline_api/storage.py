@@ -17,7 +17,7 @@ from loraline_api.model import ApiModel, Rule, by_rule
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 OBJECT_NAME = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
 
-BASE_MODEL_URI = r"^(hf|s3|pvc)://[^/]+/.+"
+BASE_MODEL_URI = r"^(hf|s3|pvc)://[^/\s]+/[^\r\n]+$"
 
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=OBJECT_NAME)]
 LabelName = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
@@ -63,7 +63,7 @@ def parse_uri(uri: str) -> Location:
 
 def uri_rule(pattern: str, example: str) -> Rule:
     """The CEL rule that a URI matches a pattern, with a message that shows how one looks."""
-    return Rule(f"self.matches('{pattern}')", f"must look like {example}")
+    return Rule(f"self.matches(r'{pattern}')", f"must look like {example}")
 
 
 class SecretRef(ApiModel):

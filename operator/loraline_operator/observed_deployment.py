@@ -42,12 +42,18 @@ class Workload(Child):
     problem: str = ""
     """What the Deployment controller says it cannot do: a quota, a webhook."""
 
+    def is_updating(self, replicas: int) -> bool:
+        """Whether pods of an older template are being replaced, or surplus ones removed."""
+        return not self.is_observed or self.updated_replicas < replicas or self.total_replicas > replicas
+
 
 @dataclass(frozen=True, slots=True)
 class RoutesMap(Child):
     """The ConfigMap with the routing table; `table` is None when it holds none that parses."""
 
     table: RoutingTable | None = None
+    text: str = ""
+    """The table as it is written: pods name a table by the digest of its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +123,7 @@ def routes_map(manifest: Manifest) -> RoutesMap:
         table = RoutingTable.model_validate_json(text)
     except ValidationError:
         table = None
-    return RoutesMap(own.name, own.uid, own.resource_version, own.owner_uid, own.written_hash, manifest, table)
+    return RoutesMap(own.name, own.uid, own.resource_version, own.owner_uid, own.written_hash, manifest, table, text)
 
 
 def pod(manifest: Manifest) -> ServingPod:

@@ -11,7 +11,15 @@ from loraline_api.conditions import Reason
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
 from loraline_api.routing import TABLE_KEY, Route, RouteVersion, RoutingTable
 from loraline_api.storage import S3Access
-from loraline_operator import manifests_serving, naming, plan_cleanup, plan_rollout, plan_serving, plan_targets
+from loraline_operator import (
+    manifests_engine,
+    manifests_serving,
+    naming,
+    plan_cleanup,
+    plan_rollout,
+    plan_serving,
+    plan_targets,
+)
 from loraline_operator.actions import Action, Create, Kind, Manifest, Patch, Plan, Ref
 from loraline_operator.observed import DeploymentObject
 from loraline_operator.observed_deployment import Child, ObservedDeployment, ServingPod, Workload
@@ -57,25 +65,32 @@ def _plan(
     now: datetime,
 ) -> Plan[AdapterDeploymentStatus]:
     current = _current_table(object, spec, observed)
+    storage = plan_targets.storage(spec, observed.finetunes)
+    assert not isinstance(storage, str)  # `_problem` names it
+    workload_actions = _workload_actions(object, spec, observed.workload, storage, settings)
     steps = plan_rollout.steps(
         plan_targets.targets(spec, observed.finetunes),
         current,
         object.status.routes,
         observed.pods,
         remembers_rejections=object.status.observed_generation == object.meta.generation,
+        is_updating=bool(workload_actions)
+        or (observed.workload is not None and observed.workload.is_updating(spec.replicas)),
     )
     table = RoutingTable(max_lora_rank=spec.server.max_lora_rank, routes=[step.route for step in steps])
-    storage = plan_targets.storage(spec, observed.finetunes)
-    assert not isinstance(storage, str)  # `_problem` names it
     actions = (
         *_routes_actions(object, observed, table),
         *_service_actions(object, observed),
-        *_workload_actions(object, spec, observed.workload, storage, settings),
+        *workload_actions,
         *_nudges(object, observed, table, now),
     )
     view = View(object, spec, tuple(steps), observed.workload, observed.pods, table)
     status = plan_serving.status(view, now)
     return Plan(actions, status, plan_serving.events(object.status, status), _requeue(view, actions))
+
+
+def _is_updating(workload: Workload | None, replicas: int) -> bool:
+    return workload is not None and workload.is_updating(replicas)
 
 
 def _problem(object: DeploymentObject, observed: ObservedDeployment) -> tuple[Reason, str] | None:
@@ -87,6 +102,12 @@ def _problem(object: DeploymentObject, observed: ObservedDeployment) -> tuple[Re
         return Reason.INVALID_SPEC, (
             f"metadata.name is {name}, which cannot name a Service: at most {naming.MAX_LABEL_CHARS} lower case "
             "letters, digits and hyphens, a letter first; create it under another name"
+        )
+    base_name = manifests_engine.base_name(object.spec)
+    if any(route.name == base_name for route in object.spec.adapters):
+        return Reason.INVALID_SPEC, (
+            f"spec.adapters[{base_name}].name is also the model name of spec.baseModel.uri, "
+            f"{object.spec.base_model.uri}; give the route another name"
         )
     conflict = observed.conflict or _foreign(object, observed)
     if conflict is not None:
@@ -126,7 +147,7 @@ def _routes_actions(object: DeploymentObject, observed: ObservedDeployment, tabl
     ref = Ref(Kind.CONFIG_MAP, meta.namespace, naming.routes_name(meta.name))
     if child is None:
         return (Create(ref, manifests_serving.routes(meta, table)),)
-    if child.table == table:
+    if child.text == table.encode():
         return ()
     return (Patch(ref, {"data": {TABLE_KEY: table.encode()}}, child.uid, child.resource_version),)
 
@@ -173,7 +194,7 @@ def _nudges(
     object: DeploymentObject, observed: ObservedDeployment, table: RoutingTable, now: datetime
 ) -> tuple[Action, ...]:
     """Annotations on pods that work towards another table: a changed pod makes its kubelet refresh its ConfigMaps."""
-    if observed.routes is None or observed.routes.table != table:
+    if observed.routes is None or observed.routes.text != table.encode():
         return ()  # the table is being written: the next pass nudges
     second = int(now.timestamp())
     return tuple(

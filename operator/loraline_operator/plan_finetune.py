@@ -9,6 +9,7 @@ Pure: reads no clock and no cluster. How an attempt ended is judged in `plan_att
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -16,6 +17,7 @@ from loraline_api import conditions as api_conditions
 from loraline_api import run as api_run
 from loraline_api.conditions import ConditionType, Reason
 from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus, RunRecord, RunRef
+from loraline_api.progress import Progress
 from loraline_api.run import Run
 from loraline_operator import (
     manifests_training,
@@ -128,22 +130,22 @@ def _decide(look: Look) -> Decision:
         return _conflict(look, look.observed.conflict)
     data, problem = plan_data.resolve(look.spec, look.observed.data)
     current = look.status.run
+    restart = look.object.meta.annotations.get(naming.RESTART_ANNOTATION)
     if problem is not None:
-        if current is None or current.completion_time is not None:
+        is_same_recipe = current is not None and current.recipe_hash == _resolved(look, {}, restart).recipe_hash
+        if current is None or not is_same_recipe:
             return _without_data(look, problem)
         return _current(look, current, None, data)  # a run that has begun needs nothing but its snapshot
-    restart = look.object.meta.annotations.get(naming.RESTART_ANNOTATION)
-    wanted = api_run.resolve(
-        look.object.meta.name,
-        look.object.meta.namespace,
-        look.spec,
-        data_digests={part: item.digest for part, item in data.items()},
-        restart=restart,
-    )
+    wanted = _resolved(look, {part: item.digest for part, item in data.items()}, restart)
     look = replace(look, object=replace(look.object, status=_answering(look.status, restart)))
     if current is None or current.id != wanted.id:
         return _turn(look, wanted, data)
     return _current(look, current, wanted, data)
+
+
+def _resolved(look: Look, digests: Mapping[str, str], restart: str | None) -> Run:
+    meta = look.object.meta
+    return api_run.resolve(meta.name, meta.namespace, look.spec, data_digests=digests, restart=restart)
 
 
 def _answering(status: LoraFineTuneStatus, restart: str | None) -> LoraFineTuneStatus:
@@ -163,14 +165,8 @@ def _conflict(look: Look, name: str) -> Decision:
 
 
 def _without_data(look: Look, problem: plan_data.Problem) -> Decision:
-    """Data is missing: an ended run stays as it is until the spec changes; else wait for the data."""
+    """The data of a recipe that has not run yet is missing: what ran for another recipe ends, and this one waits."""
     interval = look.settings.dataset_interval_s
-    ready = api_conditions.find(tuple(look.status.conditions), ConditionType.READY)
-    is_told = ready is not None and ready.reason == problem.reason
-    run = look.status.run
-    is_unchanged = look.status.observed_generation == look.object.meta.generation
-    if run is not None and run.completion_time is not None and is_unchanged and not is_told:
-        return replace(_finished(look, run), requeue_after_s=interval)
     is_stalled = problem.reason is Reason.DATASET_INVALID
     return Decision(
         Phase.PENDING,
@@ -192,6 +188,7 @@ def _turn(look: Look, wanted: Run, data: dict[str, Data]) -> Decision:
         last = max((job.attempt for job in jobs), default=1)
         run = RunRef(
             id=wanted.id,
+            recipe_hash=wanted.recipe_hash,
             attempt=last,
             settings_hash=record.settings_hash,
             completion_time=record.completion_time,
@@ -199,7 +196,13 @@ def _turn(look: Look, wanted: Run, data: dict[str, Data]) -> Decision:
         status = plan_result.with_record(look.status, run, record)
         return _finished(replace(look, object=replace(look.object, status=status)), run)
     attempt = max(same) if same else 1 + max((job.attempt for job in jobs), default=0)
-    run = RunRef(id=wanted.id, attempt=attempt, settings_hash=look.settings_hash, start_time=look.now)
+    run = RunRef(
+        id=wanted.id,
+        recipe_hash=wanted.recipe_hash,
+        attempt=attempt,
+        settings_hash=look.settings_hash,
+        start_time=look.now,
+    )
     status = look.status.model_copy(update={"run": run, "progress": None, "evaluation": [], "samples": []})
     return _current(replace(look, object=replace(look.object, status=status)), run, wanted, data)
 
@@ -210,7 +213,13 @@ def _current(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data])
         record = _record(look, run)
         if record is None or record.succeeded or run.settings_hash == look.settings_hash:
             return _finished(look, run)
-        run = RunRef(id=run.id, attempt=run.attempt + 1, settings_hash=look.settings_hash, start_time=look.now)
+        run = RunRef(
+            id=run.id,
+            recipe_hash=run.recipe_hash,
+            attempt=run.attempt + 1,
+            settings_hash=look.settings_hash,
+            start_time=look.now,
+        )
     job = look.observed.job(naming.job_name(look.object.meta.name, run.id, run.attempt))
     if job is not None and job.owner_uid == look.object.meta.uid and not job.is_live:
         return _ended(look, run, job)
@@ -218,6 +227,12 @@ def _current(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data])
         return _suspended(look, run)
     if job is None or job.owner_uid != look.object.meta.uid:
         return _start(look, run, wanted, data)
+    is_running = any(pod.phase == "Running" for pod in look.observed.pods_of(job))
+    if job.settings_hash != look.settings_hash and not is_running:
+        message = f"run {run.id}: Job {job.name} is made anew with the changed settings"
+        status = _with_run(look, run, job_name=None)
+        deletions = _stray_deletions(look, None)
+        return Decision(Phase.PENDING, Reason.PENDING, message, status, deletions, requeue_after_s=BLOCKED_INTERVAL_S)
     return _watch(look, run, job)
 
 
@@ -285,8 +300,7 @@ def _watch(look: Look, run: RunRef, job: Job) -> Decision:
     what = f"run {run.id}, attempt {run.attempt}"
     running = next((pod for pod in pods if pod.phase == "Running"), None)
     if running is not None and not running.is_deleting:
-        progress = look.observed.progress or look.status.progress
-        status = status.model_copy(update={"progress": progress})
+        status = status.model_copy(update={"progress": _progress(look)})
         message = f"{what} runs in pod {running.name}"
         interval = look.settings.progress_interval_s
         return Decision(Phase.RUNNING, Reason.RUNNING, message, status, actions, requeue_after_s=interval)
@@ -308,6 +322,15 @@ def _watch(look: Look, run: RunRef, job: Job) -> Decision:
         reason, message = Reason.PENDING, f"{what}: {pod_name} " + ("starts" if pods else "has no pod yet")
     status = status.model_copy(update={"progress": None})
     return Decision(Phase.PENDING, reason, message, status, actions, requeue_after_s=PENDING_INTERVAL_S)
+
+
+def _progress(look: Look) -> Progress | None:
+    """The progress to show: news within one interval wait, as each status write leads to another look."""
+    old, new = look.status.progress, look.observed.progress
+    if old is None or new is None or old.stage is not new.stage or old.updated_at is None or new.updated_at is None:
+        return new or old
+    is_soon = timedelta() <= new.updated_at - old.updated_at < timedelta(seconds=look.settings.progress_interval_s)
+    return old if is_soon else new
 
 
 def _ended(look: Look, run: RunRef, job: Job) -> Decision:

@@ -51,6 +51,7 @@ def steps(
     pods: Sequence[ServingPod],
     *,
     remembers_rejections: bool,
+    is_updating: bool,
 ) -> list[Step]:
     """The next step of each route.
 
@@ -58,6 +59,7 @@ def steps(
         table: the table that the pods work towards.
         told: the routes of the last status; it remembers rejected versions.
         remembers_rejections: False gives every rejected version another try.
+        is_updating: pods are being replaced, so that a refusal may come from one with the server's earlier settings.
     """
     routes = {route.name: route for route in table.routes}
     statuses = {status.name: status for status in told}
@@ -67,7 +69,7 @@ def steps(
         before = statuses.get(target.name, RouteStatus(name=target.name))
         if not remembers_rejections:
             before = before.model_copy(update={"rejected": None})
-        result.append(_step(target, routes.get(target.name) or Route(name=target.name), before, judges))
+        result.append(_step(target, routes.get(target.name) or Route(name=target.name), before, judges, is_updating))
     return result
 
 
@@ -85,7 +87,7 @@ def counting(pods: Sequence[ServingPod], digest: str) -> list[ServingPod]:
     return judges
 
 
-def _step(target: Target, route: Route, before: RouteStatus, judges: Sequence[ServingPod]) -> Step:
+def _step(target: Target, route: Route, before: RouteStatus, judges: Sequence[ServingPod], is_updating: bool) -> Step:
     served = next((item for item in route.versions if item.version == route.serving), None)
     if target.version is None:
         return _without_target(target, route, served, before)
@@ -93,7 +95,7 @@ def _step(target: Target, route: Route, before: RouteStatus, judges: Sequence[Se
         return _arriving(route, target.version, before, judges)
     if before.rejected == target.version.version:
         return _kept(route, served, before, Reason(before.reason), before.message)
-    return _rolling(route, target.version, served, before, judges)
+    return _rolling(route, target.version, served, before, judges, is_updating=is_updating)
 
 
 def _without_target(target: Target, route: Route, served: RouteVersion | None, before: RouteStatus) -> Step:
@@ -124,6 +126,8 @@ def _rolling(
     served: RouteVersion | None,
     before: RouteStatus,
     judges: Sequence[ServingPod],
+    *,
+    is_updating: bool,
 ) -> Step:
     """The wanted version is brought into the pods, and answers as soon as every pod that counts has proved it."""
     if wanted not in route.versions:
@@ -135,7 +139,7 @@ def _rolling(
         )
     states = [(pod, _state(pod, route.name, wanted.version)) for pod in judges]
     for pod, state in states:
-        if state is not None and state.phase is VersionPhase.REJECTED:
+        if state is not None and state.phase is VersionPhase.REJECTED and not is_updating:
             refused = before.model_copy(update={"rejected": wanted.version})
             reason = state.reason or Reason.ADAPTER_REJECTED
             message = f"pod {pod.name} refused version {wanted.version}: {state.message}{_keeps(served)}"

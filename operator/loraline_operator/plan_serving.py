@@ -72,10 +72,7 @@ class View:
     @property
     def is_updating(self) -> bool:
         """Whether pods of an older template are being replaced, or surplus ones removed."""
-        load = self.workload
-        if load is None or not load.is_observed:
-            return True
-        return load.updated_replicas < self.spec.replicas or load.total_replicas > self.spec.replicas
+        return self.workload is None or self.workload.is_updating(self.spec.replicas)
 
     @property
     def is_complete(self) -> bool:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from loraline_operator import errors, metrics
-from loraline_operator.actions import Kind, Ref
+from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.cluster import Cluster
 from loraline_operator.one_pass import KindPath
 from loraline_operator.queue import WorkQueue
@@ -119,9 +119,17 @@ class Reconciler:
         async for manifest in self._cluster.list(kind, namespace):
             ref = Ref(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
             keys.add(ref)
-            self._references.set(ref, self._paths[kind].targets(manifest))
+            self._references.set(ref, self._targets(ref, manifest))
             if kind is Kind.FINE_TUNE:
                 phases[(manifest.get("status") or {}).get("phase", "Pending")] += 1
+
+    def _targets(self, ref: Ref, manifest: Manifest) -> Iterable[Ref]:
+        """What an object refers to; one that cannot be read never stops the resync of all others."""
+        try:
+            return self._paths[ref.kind].targets(manifest)
+        except ValueError as error:
+            logger.warning("%s: its references cannot be read: %s", ref, error)
+            return ()
 
     async def _reconcile(self, key: Ref) -> float | None:
         """One pass over one object, as it is now."""

@@ -80,6 +80,11 @@ def apply(kubeconfig: Path, body: dict[str, Any]) -> tuple[int, str]:
             id="data over ftp",
         ),
         pytest.param(
+            {"dataset.train.uri": "configmap://tickets/train\n"},
+            "must look like configmap://name/key",
+            id="a line break after the place of the data",
+        ),
+        pytest.param(
             {"output.uri": "/tmp/out"},
             'spec.output.uri: Invalid value: "/tmp/out": must look like s3://bucket/prefix',
             id="output into a folder",
@@ -152,6 +157,20 @@ def test_a_bad_fine_tune_is_refused_with_its_reason(crds: Path, changes: dict[st
 def test_a_bad_deployment_is_refused_with_its_reason(crds: Path, changes: dict[str, Any], sentence: str) -> None:
     code, answer = apply(crds, with_spec(DEPLOYMENT, changes))
     assert (code != 0, sentence in answer) == (True, True), answer
+
+
+def test_the_base_model_of_a_deployment_cannot_be_changed(crds: Path) -> None:
+    kubectl = [str(fixture.programs() / "kubectl"), f"--kubeconfig={crds}"]
+    subprocess.run(
+        [*kubectl, "apply", "-f", "-"],
+        input=json.dumps(DEPLOYMENT),
+        text=True,
+        check=True,
+        timeout=60,
+        capture_output=True,
+    )
+    code, answer = apply(crds, with_spec(DEPLOYMENT, {"baseModel.uri": "hf://org/other"}))
+    assert (code != 0, "create another AdapterDeployment and move the callers" in answer) == (True, True), answer
 
 
 @pytest.mark.parametrize("body", [FINETUNE, DEPLOYMENT], ids=["LoraFineTune", "AdapterDeployment"])

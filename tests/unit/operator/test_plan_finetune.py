@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -434,6 +435,70 @@ def test_a_run_that_has_begun_goes_on_without_its_data() -> None:
     assert current is not None
     plan = planned(builder, seen(a_snapshot(current.id)))
     assert names(plan.actions) == [("Create", Kind.JOB, f"tickets-{current.id}-1")]
+
+
+def finished_on_data() -> FineTuneBuilder:
+    """A fine-tune that succeeded on the data of a ConfigMap."""
+    builder = a_finetune().with_spec("dataset.train.uri", "configmap://data/train")
+    data = {"train": Data("{}", "aa", 2)}
+    builder = after(builder, seen(data=data))
+    current = builder.object().status.run
+    assert current is not None
+    assert current.settings_hash is not None
+    job = complete(a_job(current.id, current.settings_hash))
+    return after(builder, seen(job, an_ended_pod(job, 0, an_outcome(job.run_id)), data=data))
+
+
+def test_an_edit_that_is_no_input_leaves_a_success_whose_data_is_gone() -> None:
+    builder = finished_on_data().with_spec("ttlSecondsAfterFinished", 600)
+    plan = planned(builder, seen(data={"train": MissingData(DataProblem.NO_CONFIG_MAP)}))
+    assert status_of(plan).phase == "Succeeded"
+
+
+def test_a_run_for_other_data_ends_when_the_new_data_is_not_there() -> None:
+    builder = a_finetune().with_spec("dataset.train.uri", "configmap://data/train")
+    data = {"train": Data("{}", "aa", 2)}
+    builder = after(builder, seen(data=data))
+    current = builder.object().status.run
+    assert current is not None
+    assert current.settings_hash is not None
+    job = a_job(current.id, current.settings_hash)
+    edited = builder.with_spec("dataset.train.uri", "configmap://typo/train")
+    missing: dict[str, Data | MissingData] = {"train": MissingData(DataProblem.NO_CONFIG_MAP)}
+    plan = planned(edited, seen(job, a_pod(job), data=missing))
+    assert names(plan.actions) == [("Delete", Kind.JOB, job.name)]
+    assert told(status_of(plan))[1] == "DatasetNotFound"
+
+
+@pytest.mark.parametrize(
+    ("phase", "actions"),
+    [
+        pytest.param("Pending", ["Delete"], id="a pod that has not started is made anew"),
+        pytest.param("Running", [], id="a pod that trains is left alone"),
+    ],
+)
+def test_changed_settings_reach_an_attempt_that_cannot_start(phase: str, actions: list[str]) -> None:
+    builder = after(a_finetune(), seen())
+    job = the_job(builder)
+    plan = planned(builder.with_spec("compute.gpus", 0), seen(job, a_pod(job, phase)))
+    assert [type(action).__name__ for action in plan.actions] == actions
+
+
+def test_progress_is_written_at_most_once_in_an_interval() -> None:
+    builder = after(a_finetune(), seen())
+    job = the_job(builder)
+
+    def shown(builder: FineTuneBuilder, step: int, at: datetime) -> FineTuneBuilder:
+        progress = Progress(stage=Stage.TRAINING, step=step, updated_at=at)
+        return after(builder, replace(seen(job, a_pod(job)), progress=progress))
+
+    steps = []
+    for step, second in ((1, 0), (2, 1), (3, 2), (4, 3)):  # the interval is three seconds
+        builder = shown(builder, step, NOW + timedelta(seconds=second))
+        progress = builder.object().status.progress
+        assert progress is not None
+        steps.append(progress.step)
+    assert steps == [1, 1, 1, 4]
 
 
 def test_a_name_that_belongs_to_something_else_is_said() -> None:

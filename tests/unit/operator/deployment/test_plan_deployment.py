@@ -138,6 +138,31 @@ def test_an_edit_of_the_spec_tries_a_refused_version_again() -> None:
     assert world.status.routes[0].version == SECOND
 
 
+def test_a_refusal_by_a_pod_of_the_servers_earlier_settings_does_not_count() -> None:
+    world = serving()
+    world.refused = frozenset({SECOND})
+    world.tune(SECOND)
+    world.edit(server={"maxLoraRank": 128})
+    world.reconcile()
+    for pod in world.pods:
+        pod.follow(world.table, world.refused)
+    world.reconcile()
+    assert world.status.routes[0].rejected is None
+    assert SECOND in [item.version for item in world.table.routes[0].versions]
+
+
+def test_a_route_named_like_the_base_model_is_refused() -> None:
+    world = serving()
+    world.edit(baseModel={"uri": "s3://models/tickets"})
+    world.settle()
+    assert world.condition("Ready") == (
+        FALSE,
+        "InvalidSpec",
+        "spec.adapters[tickets].name is also the model name of spec.baseModel.uri, s3://models/tickets; give the route "
+        "another name",
+    )
+
+
 def test_going_back_to_an_earlier_version_is_a_rollout_like_any_other() -> None:
     world = serving()
     world.tune(SECOND)

@@ -16,7 +16,7 @@ import aiohttp
 
 from loraline_api.conditions import Reason
 from loraline_switchboard import proof
-from loraline_switchboard.errors import Rejected, SwitchboardError
+from loraline_switchboard.errors import Rejected, SwitchboardError, Unavailable
 
 LIST_TIMEOUT_S = 10.0
 LOAD_TIMEOUT_S = 300.0
@@ -62,7 +62,10 @@ class Engine:
         status, body = await self._call("GET", "/v1/models", None, LIST_TIMEOUT_S)
         if status != 200:
             raise EngineDown(f"vLLM's /v1/models answers {status}")
-        return {card["id"]: card["root"] for card in json.loads(body)["data"]}
+        try:
+            return {card["id"]: card["root"] for card in json.loads(body)["data"]}
+        except (ValueError, LookupError, TypeError) as error:
+            raise EngineDown(f"vLLM's /v1/models cannot be read: {error!r}") from error
 
     async def load(self, name: str, root: str) -> None:
         """Loads the adapter in a folder under a name; loaded already from the same folder is success.
@@ -85,7 +88,12 @@ class Engine:
             raise SwitchboardError(Reason.LOAD_REJECTED, f"vLLM does not unload {name}: {_error_message(text)}")
 
     async def answer(self, model: str) -> proof.Answer:
-        """The greedy answer of a model to the probe prompt, from no cache."""
+        """The greedy answer of a model to the probe prompt, from no cache.
+
+        Raises:
+            Rejected: vLLM answers with an error.
+            Unavailable: vLLM's answer is none that can be read.
+        """
         body = {
             "model": model,
             "prompt": proof.PROMPT,
@@ -102,9 +110,15 @@ class Engine:
             raise Rejected(
                 Reason.PROBE_FAILED, f"the probe of {model} was answered with {status}: {_error_message(text)}"
             )
-        choice = json.loads(text)["choices"][0]
-        logprobs = tuple(float("nan") if value is None else value for value in choice["logprobs"]["token_logprobs"])
-        return proof.Answer(tuple(choice["token_ids"]), logprobs)
+        try:
+            choice = json.loads(text)["choices"][0]
+            logprobs = tuple(float("nan") if value is None else value for value in choice["logprobs"]["token_logprobs"])
+            return proof.Answer(tuple(choice["token_ids"]), logprobs)
+        except (ValueError, LookupError, TypeError) as error:
+            raise Unavailable(
+                Reason.PROBE_FAILED,
+                f"vLLM's answer to the probe of {model} cannot be read: {error!r}; it is asked again",
+            ) from error
 
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float

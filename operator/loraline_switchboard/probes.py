@@ -1,6 +1,7 @@
 """Answers kubelet, operator and Prometheus: whether the pod lives, is ready, what it holds, and when it is idle.
 
-Reading only: no request here changes anything, so none needs a credential.
+Reading only: no request here changes where callers' requests go, so none needs a credential. A /drain that waits costs
+callers their kept connections, and no more.
 """
 
 from __future__ import annotations
@@ -69,14 +70,14 @@ class Probes:
 
     async def drain(self, _: web.Request) -> web.Response:
         """Answers when no request has been in flight for a few seconds, or at its limit. The engine's preStop waits."""
-        quiet_since = start = time.monotonic()
-        while (now := time.monotonic()) - start < DRAIN_LIMIT_S:
-            if self._registry.in_flight:
-                quiet_since = now
-            elif now - quiet_since >= DRAIN_QUIET_S:
-                return web.Response(text="idle\n")
-            await asyncio.sleep(DRAIN_LOOK_S)
-        return web.Response(status=503, text=f"{self._registry.in_flight} requests after {DRAIN_LIMIT_S} s\n")
+        registry = self._registry
+        with registry.draining():
+            start = time.monotonic()
+            while (now := time.monotonic()) - start < DRAIN_LIMIT_S:
+                if not registry.in_flight and now - max(start, registry.last_request) >= DRAIN_QUIET_S:
+                    return web.Response(text="idle\n")
+                await asyncio.sleep(DRAIN_LOOK_S)
+        return web.Response(status=503, text=f"{registry.in_flight} requests after {DRAIN_LIMIT_S} s\n")
 
     async def metrics(self, _: web.Request) -> web.Response:
         """The switchboard's metrics."""

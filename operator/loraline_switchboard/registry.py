@@ -6,6 +6,7 @@ All methods are synchronous, so that on one event loop a route switches between 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -97,6 +98,8 @@ class Registry:
     base_answer: proof.Answer | None = None
     engine_generation: int = 0
     base_in_flight: int = 0
+    last_request: float = 0.0  # when one last began or ended, by time.monotonic()
+    drains: int = 0  # requests of /drain that wait
     is_stopping: bool = False
 
     @property
@@ -108,6 +111,11 @@ class Registry:
     def in_flight(self) -> int:
         """Requests that are being answered."""
         return self.base_in_flight + sum(held.in_flight for held in self.held.values())
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether callers must find another pod for their next request: this one is about to end."""
+        return self.is_stopping or self.drains > 0
 
     def adopt(self, desired: ReadTable) -> None:
         """Takes a new table as the goal: new versions wait to be brought up, others are no longer wanted."""
@@ -172,13 +180,24 @@ class Registry:
             self.base_in_flight += 1
         else:
             target.held.in_flight += 1
+        self.last_request = time.monotonic()
         try:
             yield
         finally:
+            self.last_request = time.monotonic()
             if target.held is None:
                 self.base_in_flight -= 1
             else:
                 target.held.in_flight -= 1
+
+    @contextmanager
+    def draining(self) -> Iterator[None]:
+        """Counts a /drain that waits for as long as the block runs. It changes nothing about where requests go."""
+        self.drains += 1
+        try:
+            yield
+        finally:
+            self.drains -= 1
 
     def models(self) -> list[str]:
         """The names that callers can use."""

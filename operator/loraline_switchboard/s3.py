@@ -37,7 +37,22 @@ class S3Settings:
 
 
 def client(settings: S3Settings) -> S3Client:
-    """A client. Without mounted keys the SDK's own chain finds the pod's identity."""
+    """A client. Without mounted keys the SDK's own chain finds the pod's identity.
+
+    Raises:
+        Unavailable: the settings make none.
+    """
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        return _client(settings)
+    except (BotoCoreError, ValueError) as error:
+        raise Unavailable(
+            Reason.STORAGE_UNAVAILABLE, f"S3 cannot be reached with these settings: {error}; correct spec.storage"
+        ) from error
+
+
+def _client(settings: S3Settings) -> S3Client:
     import boto3
     from botocore.config import Config
 

@@ -53,9 +53,7 @@ async def serve(settings: Settings) -> None:
     async with Engine(settings.engine) as engine:
         worker = Worker(registry, engine=engine, store=store, base=base, table_path=settings.table, pace=settings.pace)
         metrics = Metrics(registry)
-        app = web.Application(client_max_size=MAX_BODY_BYTES)
-        app.add_routes(Router(registry, engine, metrics).routes())
-        app.add_routes(Probes(registry, worker, engine, metrics).routes())
+        app = application(registry, Router(registry, engine, metrics), Probes(registry, worker, engine, metrics))
         # A caller that goes away cancels its handler, which closes the connection to vLLM, which stops the answer.
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
         await runner.setup()
@@ -65,6 +63,23 @@ async def serve(settings: Settings) -> None:
             await _until_stopped(registry, worker)
         finally:
             await runner.cleanup()
+
+
+def application(registry: Registry, router: Router, probes: Probes) -> web.Application:
+    """All paths. While the pod is leaving, every answer, refusals too, closes its connection.
+
+    A caller that keeps its connection would stay on this pod, whose endpoint is gone, until the pod ends.
+    """
+
+    async def close_when_leaving(_: web.Request, response: web.StreamResponse) -> None:
+        if registry.is_leaving:
+            response.force_close()
+            response.headers["Connection"] = "close"  # aiohttp has chosen this header by now
+
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app.add_routes([*router.routes(), *probes.routes()])
+    app.on_response_prepare.append(close_when_leaving)
+    return app
 
 
 async def _until_stopped(registry: Registry, worker: Worker) -> None:

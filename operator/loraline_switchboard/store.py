@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ class AdapterStore:
     def __init__(self, folder: Path, connect: Callable[[], S3Client]) -> None:
         self._folder = folder
         self._connect = connect
+        self._fetches: dict[str, threading.Lock] = {}  # by version
         for leftover in folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(leftover)
 
@@ -45,16 +47,17 @@ class AdapterStore:
         return {path.name for path in self._folder.iterdir() if path.is_dir() and not path.name.startswith(PARTIAL)}
 
     def fetch(self, version: str, uri: str) -> AdapterManifest:
-        """Makes the version's folder, if it is not there, and verifies every file of it.
+        """Makes the version's folder, if it is not there, and verifies every file of it; one call a version at a time.
 
         Raises:
             Rejected: its bytes are not those of this version.
             Unavailable: S3 or the disk cannot give or take them now.
         """
         try:
-            if self.path(version).exists():
-                return self._verified(version, uri)
-            return self._download(version, uri)
+            with self._fetches.setdefault(version, threading.Lock()):
+                if self.path(version).exists():
+                    return self._verified(version, uri)
+                return self._download(version, uri)
         except OSError as error:
             raise Unavailable(
                 Reason.STORAGE_UNAVAILABLE, f"adapter {version} cannot be kept in {self._folder}: {error}"

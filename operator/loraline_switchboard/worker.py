@@ -20,7 +20,7 @@ from loraline_api.routing import VersionPhase
 from loraline_switchboard import preflight, proof, table
 from loraline_switchboard.base_model import BaseModel
 from loraline_switchboard.engine import Engine, EngineBusy, EngineDown
-from loraline_switchboard.errors import Rejected, SwitchboardError
+from loraline_switchboard.errors import Rejected, SwitchboardError, Unavailable
 from loraline_switchboard.registry import Held, Registry
 from loraline_switchboard.store import AdapterStore
 
@@ -163,7 +163,7 @@ class Worker:
             except (EngineBusy, EngineDown) as error:
                 self.registry.engine_problem = str(error)
                 return
-            except Rejected as error:
+            except SwitchboardError as error:
                 self.registry.engine_problem = f"the base model does not answer: {error.message}"
                 return
         if self.registry.engine_healthy and self.registry.engine_generation == generation:
@@ -176,20 +176,29 @@ class Worker:
             if not held.is_checked:
                 await self._check(held)
             if self.registry.base_answer is None:
-                held.phase, held.message = VersionPhase.WAITING, self.registry.engine_problem
+                self._wait(held, self.registry.engine_problem)
                 return
             async with self._engine_turn:
                 await self._load_and_prove(held, self.registry.base_answer)
         except (EngineBusy, EngineDown) as error:
-            held.phase, held.message = VersionPhase.WAITING, str(error)
+            self._wait(held, str(error))
         except Rejected as error:
             self._reject(held, error)
         except SwitchboardError as error:
             self._retry(held, error)
+        except Exception as error:  # whatever one adapter holds, the process serves all the others
+            log.exception("unforeseen error of %s", held.name)
+            if held.is_checked:  # the adapter was judged: it is the engine's
+                message = f"adapter {held.version} cannot be proved now: {error!r}; it is tried again"
+                self._retry(held, Unavailable(Reason.PROBE_FAILED, message))
+            else:
+                message = f"adapter {held.version} cannot be judged: {error!r}; publish it again"
+                self._reject(held, Rejected(Reason.ADAPTER_INVALID, message))
 
     async def _check(self, held: Held) -> None:
         async with self._downloads:
-            held.phase, held.message = VersionPhase.DOWNLOADING, ""
+            if held.phase is not VersionPhase.RETRYING:  # which keeps its reason until the download is done
+                held.phase, held.message = VersionPhase.DOWNLOADING, ""
             manifest = await asyncio.to_thread(self._store.fetch, held.version, held.uri)
             limit = self.registry.desired.table.max_lora_rank if self.registry.desired else 0
             folder = self._store.path(held.version)
@@ -198,7 +207,7 @@ class Worker:
 
     async def _load_and_prove(self, held: Held, base: proof.Answer) -> None:
         generation, root = self.registry.engine_generation, str(self._store.path(held.version))
-        held.phase, held.message = VersionPhase.LOADING, ""
+        held.phase, held.reason, held.message = VersionPhase.LOADING, None, ""
         await self._engine.load(held.name, root)
         listed = (await self._engine.roots()).get(held.name)
         if listed != root:
@@ -216,6 +225,9 @@ class Worker:
         held.phase, held.reason, held.message, held.failures = VersionPhase.PROVED, None, "", 0
         log.info("proved %s, fingerprint %s", held.name, answer.fingerprint)
         self.registry.settle()
+
+    def _wait(self, held: Held, problem: str) -> None:
+        held.phase, held.reason, held.message = VersionPhase.WAITING, None, problem
 
     def _reject(self, held: Held, error: Rejected) -> None:
         held.phase, held.reason, held.message = VersionPhase.REJECTED, error.reason, error.message[:1200]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,7 +11,7 @@ import pytest
 
 from loraline_api.artifact import MANIFEST, AdapterManifest
 from loraline_api.conditions import Reason
-from loraline_switchboard.errors import Rejected
+from loraline_switchboard.errors import Rejected, Unavailable
 from loraline_switchboard.store import AdapterStore
 from unit.switchboard import folders
 
@@ -66,3 +68,23 @@ def test_what_a_broken_download_left_is_removed_at_the_start(tmp_path: Path) -> 
     store = AdapterStore(tmp_path, no_s3)
     assert store.versions() == set()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_routes_with_the_same_version_fetch_it_one_after_the_other(tmp_path: Path) -> None:
+    begun = threading.Semaphore(0)
+    may_end = threading.Event()
+
+    def connect() -> NoReturn:
+        begun.release()
+        may_end.wait()
+        raise Unavailable(Reason.STORAGE_UNAVAILABLE, "S3 is down")
+
+    store = AdapterStore(tmp_path, connect)
+    with ThreadPoolExecutor() as threads:
+        same = [threads.submit(store.fetch, "aaaaaaaaaaaa", URI) for _ in range(2)]
+        assert begun.acquire(timeout=5)
+        assert not begun.acquire(timeout=0.1)
+        other = threads.submit(store.fetch, "bbbbbbbbbbbb", URI)
+        assert begun.acquire(timeout=5)
+        may_end.set()
+        assert [type(fetch.exception()) for fetch in (*same, other)] == [Unavailable] * 3

@@ -23,7 +23,7 @@ demo-down: ## Remove the demo's cluster.
 	@$(DEV); "$$dev/bin/python" -m demo down $(if $(CONTEXT),--context "$(CONTEXT)")
 
 test: check ## Run everything, on the built-in cluster (Linux, root).
-	@$(DEV); "$$dev/bin/python" -m pytest tests/cluster tests/api tests/operator
+	@$(DEV); "$$dev/bin/python" -m pytest tests/cluster tests/api tests/operator tests/e2e
 
 check: ## Run what needs neither root nor a cluster: style, types, layers, unit tests, trainer and switchboard.
 	@$(DEV); export PATH="$$dev/bin:$$PATH"; \

@@ -1,0 +1,105 @@
+"""What the end-to-end tests stand on: the demo's cluster, small fine-tunes, and looks at what became of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from demo import asking, example, ground, store, story
+from demo.kubectl import Kubectl, Object, condition, wait_for
+
+TINY_PREFIX = "tiny"
+TINY_URI = f"s3://{store.MODEL_BUCKET}/{TINY_PREFIX}"
+GOOD_DATA = "".join(
+    json.dumps({"prompt": f"say {number}", "completion": f"it is {number}"}) + "\n" for number in range(16)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The cluster after the demo, and the demo's numbers."""
+
+    where: ground.Ground
+    numbers: Mapping[str, Any]
+
+    @property
+    def kubectl(self) -> Kubectl:
+        """kubectl in the demo's namespace."""
+        return self.where.kubectl
+
+    def in_system(self, *args: str) -> str:
+        """Output of kubectl in the operator's namespace."""
+        return dataclasses.replace(self.kubectl, namespace=ground.SYSTEM).run(*args)
+
+    def finetune(self, name: str) -> Object:
+        """A fine-tune, or nothing of it yet."""
+        return self.kubectl.get("lorafinetune", name) or {}
+
+    def deployment(self) -> Object:
+        """The demo's deployment."""
+        return self.kubectl.get("adapterdeployment", example.DEPLOYMENT) or {}
+
+    def jobs(self, finetune: str) -> dict[str, str]:
+        """uids of a fine-tune's Jobs by name."""
+        items = self.kubectl.items("jobs", f"loraline.dev/finetune={finetune}")
+        return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
+
+    def ended(self, name: str, *, timeout_s: float = 600) -> Object:
+        """A fine-tune whose run ended, well or not."""
+
+        def look() -> Object | None:
+            found = self.finetune(name)
+            statuses = {(condition(found, kind) or {}).get("status") for kind in ("Complete", "Failed")}
+            return found if "True" in statuses else None
+
+        return wait_for(f"the end of fine-tune {name}", look, timeout_s=timeout_s)
+
+    def wait(self, what: str, look: Callable[[], bool], *, timeout_s: float = 300) -> None:
+        """Waits for a truth."""
+        wait_for(what, lambda: look() or None, timeout_s=timeout_s)
+
+    def assert_still_serving(self) -> None:
+        """The demo's route answers with a ticket of the version that its status names."""
+        (route,) = [route for route in self.deployment()["status"]["routes"] if route["name"] == example.ROUTE]
+        message = example.questions(example.SECOND)[0].message
+        (answer,) = asking.ask_once(self.kubectl, story.service_url(), example.ROUTE, [message])
+        assert answer.status == 200, answer.error
+        assert answer.version == route["version"]
+        assert example.has_status(answer.text) is not None, answer.text
+
+
+def data(name: str, train: str) -> Object:
+    """A ConfigMap with training examples."""
+    metadata = {"name": name, "labels": {"loraline.dev/dataset": "true"}}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"train": train, "eval": GOOD_DATA}}
+
+
+def finetune(name: str, *, data_name: str | None = None, max_steps: int = 2, **changes: Any) -> Object:
+    """A fine-tune of the tiny model, which takes seconds once its pod has imported PyTorch."""
+    config_map = data_name or name
+    spec: Object = {
+        "baseModel": {"uri": TINY_URI},
+        "dataset": {
+            "train": {"uri": f"configmap://{config_map}/train"},
+            "eval": {"uri": f"configmap://{config_map}/eval"},
+        },
+        "adapter": {"rank": 4},
+        "training": {"maxSteps": max_steps, "batchSize": 2, "maxSeqLength": 128, "learningRate": 0.01},
+        "compute": {"gpus": 0, "requests": {"cpu": "100m", "memory": "2Gi"}},
+        "output": {
+            "uri": f"s3://{store.ADAPTER_BUCKET}/{name}",
+            "endpoint": store.S3_ENDPOINT,
+            "secretRef": {"name": store.SECRET},
+        },
+        "retries": 0,
+    }
+    metadata = {"name": name}
+    return {
+        "apiVersion": "loraline.dev/v1alpha1",
+        "kind": "LoraFineTune",
+        "metadata": metadata,
+        "spec": spec | changes,
+    }

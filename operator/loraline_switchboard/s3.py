@@ -23,7 +23,16 @@ CHUNK_BYTES = 1 << 20
 DEFAULT_REGION = "us-east-1"
 NOT_FOUND = frozenset({"NoSuchKey", "404", "NotFound"})
 DENIED = frozenset(
-    {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+    {
+        "403",
+        "AccessDenied",
+        "ExpiredToken",
+        "Forbidden",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "SignatureDoesNotMatch",
+        "XAdminUserNotFound",  # versitygw, for a key that it does not know
+    }
 )
 
 

@@ -99,9 +99,10 @@ def test_a_recipe_that_cannot_work_says_why(
     assert expected in told.message
 
 
-def test_wrong_credentials_are_told_before_anything_is_fetched(pod: Pod, lines: str) -> None:
+@pytest.mark.parametrize("access_key", [None, "nobody"], ids=["a wrong secret", "a key that nobody has"])
+def test_wrong_credentials_are_told_before_anything_is_fetched(pod: Pod, lines: str, access_key: str | None) -> None:
     pod.holding(recipe(pod.s3.endpoint, baseModel={"uri": "pvc://models/none"}), lines)
-    pod.secret(pod.s3.access_key, "wrong")
+    pod.secret(access_key or pod.s3.access_key, "wrong")
     told = pod.attempt()
     assert told.exit_code == ExitCode.ACCESS_DENIED, told.message
     assert f"{pod.s3.endpoint} denies access to s3://{BUCKET}/team/runs/" in told.message

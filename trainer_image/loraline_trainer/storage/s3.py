@@ -49,6 +49,7 @@ DENIED = frozenset(
         "UnauthorizedAccess",
         "401",
         "403",
+        "XAdminUserNotFound",  # versitygw, for a key that it does not know
     }
 )
 ABSENT = frozenset({"NoSuchKey", "NotFound", "404"})
@@ -240,7 +241,7 @@ class Bucket:
             return ObjectMissing(where)
         if code in TAKEN:
             return ObjectTaken(where)
-        if code in DENIED or status in (401, 403):  # services have codes of their own for unknown keys
+        if code in DENIED or status in (401, 403):
             return errors.AccessDenied(
                 f"{server} denies access to {where} ({code}: {said}); check the credentials in the Secret of "
                 f"{name}.secretRef and that they may read, list and write there"

@@ -10,13 +10,13 @@ Pure: reads no clock and no cluster. How an attempt ended is judged in `plan_att
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from loraline_api import conditions as api_conditions
 from loraline_api import run as api_run
 from loraline_api.conditions import ConditionType, Reason
-from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus, RunRecord, RunRef
+from loraline_api.finetune import LoraFineTuneStatus, RunRecord, RunRef
 from loraline_api.progress import Progress
 from loraline_api.run import Run
 from loraline_operator import (
@@ -32,6 +32,7 @@ from loraline_operator.actions import Action, Create, Delete, Kind, Plan, Ref
 from loraline_operator.observed import FineTuneObject
 from loraline_operator.observed_finetune import Data, Job, ObservedFineTune
 from loraline_operator.plan_conditions import Phase
+from loraline_operator.plan_decision import Decision, Look
 from loraline_operator.settings import Settings
 
 BLOCKED_INTERVAL_S = 5.0
@@ -41,45 +42,6 @@ PENDING_INTERVAL_S = 10.0
 """Time between two looks for why a pod does not start: a missing Secret makes no event on the pod's status."""
 
 CONFLICT_INTERVAL_S = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """All that decides: the object, its parsed spec, its children, the settings and the time."""
-
-    object: FineTuneObject
-    spec: LoraFineTuneSpec
-    observed: ObservedFineTune
-    settings: Settings
-    now: datetime
-
-    @property
-    def status(self) -> LoraFineTuneStatus:
-        """The status as it was written last."""
-        return self.object.status
-
-    @property
-    def settings_hash(self) -> str:
-        """Hash of what an attempt may change."""
-        return api_run.settings_hash(self.spec)
-
-    @property
-    def jobs(self) -> tuple[Job, ...]:
-        """The Jobs that this very object owns."""
-        return tuple(job for job in self.observed.jobs if job.owner_uid == self.object.meta.uid)
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A phase with its reason, the status data that goes with it, and the actions that lead on."""
-
-    phase: Phase
-    reason: Reason
-    message: str
-    status: LoraFineTuneStatus
-    actions: tuple[Action, ...] = ()
-    requeue_after_s: float | None = None
-    is_stalled: bool = False
 
 
 def plan(

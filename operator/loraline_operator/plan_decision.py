@@ -1,0 +1,57 @@
+"""What the planning of a fine-tune looks at, and what it comes to: the values that its steps hand on.
+
+No step is taken here; they are in `plan_finetune`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from loraline_api import run as api_run
+from loraline_api.conditions import Reason
+from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus
+from loraline_operator.actions import Action
+from loraline_operator.observed import FineTuneObject
+from loraline_operator.observed_finetune import Job, ObservedFineTune
+from loraline_operator.plan_conditions import Phase
+from loraline_operator.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All that decides: the object, its parsed spec, its children, the settings and the time."""
+
+    object: FineTuneObject
+    spec: LoraFineTuneSpec
+    observed: ObservedFineTune
+    settings: Settings
+    now: datetime
+
+    @property
+    def status(self) -> LoraFineTuneStatus:
+        """The status as it was written last."""
+        return self.object.status
+
+    @property
+    def settings_hash(self) -> str:
+        """Hash of what an attempt may change."""
+        return api_run.settings_hash(self.spec)
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """The Jobs that this very object owns."""
+        return tuple(job for job in self.observed.jobs if job.owner_uid == self.object.meta.uid)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A phase with its reason, the status data that goes with it, and the actions that lead on."""
+
+    phase: Phase
+    reason: Reason
+    message: str
+    status: LoraFineTuneStatus
+    actions: tuple[Action, ...] = ()
+    requeue_after_s: float | None = None
+    is_stalled: bool = False

@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import IO, cast
 
 import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 SECRET = Path("/secrets/adapter-storage")
 s3 = boto3.client(
@@ -35,8 +36,23 @@ class Unseekable:
         self.read = file.read
 
 
+def await_service(limit_s: float = 60) -> None:
+    """Waits until the Service answers: its rules reach a node a moment after its pod is ready."""
+    end = time.monotonic() + limit_s
+    while True:
+        try:
+            s3.list_buckets()
+        except EndpointConnectionError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
 match sys.argv[1:]:
     case ["bucket", *names]:
+        await_service()
         for name in names:
             try:
                 s3.create_bucket(Bucket=name)

@@ -79,9 +79,6 @@ class Dataset(ApiModel):
     format: DatasetFormat = Field(
         default=DatasetFormat.AUTO, description="Shape of an example; auto looks at its fields."
     )
-    chat_template: str | None = Field(
-        default=None, max_length=65536, description="Jinja chat template; default is the base model's own."
-    )
     loss_on: Literal["completion", "assistant", "all"] = Field(
         default="completion",
         description="Tokens that count: the last answer (completion), every assistant turn (assistant), or all.",

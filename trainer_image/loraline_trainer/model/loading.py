@@ -80,8 +80,6 @@ def tokenizer(recipe: run.Run, base: BaseModel) -> Any:
             f"the tokenizer of {base.name} has no tokenizer.json, and the loss mask needs its offsets; convert it "
             f"with transformers' AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
-    if recipe.dataset.chat_template is not None:
-        loaded.chat_template = recipe.dataset.chat_template
     return loaded
 
 

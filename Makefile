@@ -23,10 +23,11 @@ demo-down: ## Remove the demo's cluster.
 	@$(DEV); "$$dev/bin/python" -m demo down $(if $(CONTEXT),--context "$(CONTEXT)")
 
 test: check ## Run everything, on the built-in cluster (Linux, root).
-	@$(DEV); "$$dev/bin/python" -m pytest tests/cluster tests/api tests/operator tests/e2e
+	@tests/tools/setup.sh system; tests/tools/setup.sh k8s-node >/dev/null; tests/images/build.sh >/dev/null; \
+	$(DEV); "$$dev/bin/python" -m pytest tests/cluster tests/api tests/operator tests/e2e
 
 check: ## Run what needs neither root nor a cluster: style, types, layers, unit tests, trainer and switchboard.
-	@$(DEV); export PATH="$$dev/bin:$$PATH"; \
+	@$(DEV); tests/tools/setup.sh vllm >/dev/null; tests/tools/setup.sh tools >/dev/null; export PATH="$$dev/bin:$$PATH"; \
 	ruff check .; ruff format --check .; mypy $(PYTHON_CODE); lint-imports; \
 	python -m pytest tests/unit tests/trainer tests/switchboard
 

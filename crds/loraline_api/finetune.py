@@ -83,7 +83,9 @@ class Dataset(ApiModel):
         default="completion",
         description="Tokens that count: the last answer (completion), every assistant turn (assistant), or all.",
     )
-    max_samples: int | None = Field(default=None, ge=1, description="Use at most this many training examples.")
+    max_samples: int | None = Field(
+        default=None, ge=1, description="Use at most this many examples; evalFraction of them is held out."
+    )
 
 
 class Adapter(ApiModel):

@@ -17,7 +17,7 @@ from loraline_api.outcome import ExitCode
 from loraline_trainer import chain, errors, places
 from loraline_trainer.model import lora
 from loraline_trainer.progress import Tracker
-from trainer.builders import BUCKET, Pod, recipe
+from trainer.builders import BUCKET, SMALL, Pod, recipe
 
 MEASURED = {"evaluation": {"metrics": ["loss", "perplexity", "exactMatch"], "maxNewTokens": 8, "prompts": ["1+1"]}}
 
@@ -85,6 +85,20 @@ def test_an_attempt_that_died_after_its_files_is_completed_by_the_next(pod: Pod,
     second = pod.attempt()
     assert (second.reused, second.version) == (False, first.version)
     assert (folder / "manifest.json").is_file()
+
+
+def test_a_record_without_its_adapter_is_told_before_training(pod: Pod, lines: str) -> None:
+    a_run = recipe(pod.s3.endpoint, training={**SMALL["training"], "seed": 7})  # no other test has this adapter
+    first = pod.holding(a_run, lines).attempt()
+    folder, _ = pod.published(first)
+    (folder / "manifest.json").unlink()
+    second = pod.attempt()
+    assert second.exit_code == ExitCode.INVALID_SPEC
+    assert not second.steps
+    assert second.message == (
+        f"s3://{BUCKET}/team/runs/{a_run.id}.json names the adapter {first.version}, whose manifest is gone; "
+        f"remove that record to train again"
+    )
 
 
 def test_a_missed_gate_publishes_nothing(pod: Pod, lines: str) -> None:

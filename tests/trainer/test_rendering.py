@@ -13,6 +13,7 @@ from loraline_trainer import errors
 from loraline_trainer.data import preparation, preview
 from loraline_trainer.data.formats import Example
 from loraline_trainer.data.rendering import LossOn, Renderer
+from trainer.builders import recipe
 
 URI = "configmap://sums/train.jsonl"
 TALK = Example(
@@ -139,3 +140,39 @@ def test_the_held_out_split_depends_on_the_seed_alone() -> None:
     assert preparation.split(examples, 0.1, seed=43)[1] != held_out
     assert (len(train), len(held_out)) == (18, 2)
     assert preparation.split(examples, 0.0, seed=42) == (examples, [])
+
+
+def test_an_empty_turn_of_the_assistant_is_refused_where_it_would_be_trained(tokenizer: Any) -> None:
+    hollow = Example("line 1", (*TALK.messages[:2], {"role": "assistant", "content": ""}, *TALK.messages[3:]), True)
+    assert renderer(tokenizer).row(hollow).ends
+    with pytest.raises(errors.DatasetInvalid, match="line 1: turn 3 is an assistant's turn without text"):
+        renderer(tokenizer, "assistant").row(hollow)
+
+
+def test_the_expected_answer_is_what_its_row_teaches(tokenizer: Any) -> None:
+    """A template may add to an answer."""
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "message['content'] + eos", "'(thought)' + message['content'] + eos"
+    )
+    (question,) = preparation.to_questions(renderer(tokenizer), [SUM], [renderer(tokenizer).row(SUM)])
+    assert (question.asked, question.expected) == ("2+2=", "(thought)4")
+
+
+def test_without_a_template_the_expected_answer_is_the_completion(tokenizer: Any) -> None:
+    tokenizer.chat_template = None
+    (question,) = preparation.to_questions(renderer(tokenizer), [SUM], [renderer(tokenizer).row(SUM)])
+    assert question.expected == "4"
+
+
+def test_examples_whose_answer_is_cut_are_not_asked(tokenizer: Any) -> None:
+    length = len(renderer(tokenizer).row(SUM).ids)
+    tight = renderer(tokenizer, max_tokens=length)
+    rows = preparation.render(tight, [TALK, SUM], URI, length)
+    assert [question.asked for question in preparation.to_questions(tight, [TALK, SUM], rows)] == ["2+2="]
+
+
+def test_max_samples_bounds_training_and_held_out_examples_together(tokenizer: Any) -> None:
+    source = {"train": {"uri": URI}, "maxSamples": 10, "evalFraction": 0.2}
+    rows = [{"prompt": f"{number}+0", "completion": str(number)} for number in range(40)]
+    prepared = preparation.prepare(recipe("http://s3:9000", dataset=source), renderer(tokenizer), lambda *_: rows)
+    assert (len(prepared.train), len(prepared.held_out), len(prepared.questions)) == (8, 2, 2)

@@ -20,7 +20,10 @@ NOISY_LIBRARIES = (
     "filelock",
     "fsspec",
     "httpcore",
+    "httpcore2",
     "httpx",
+    "httpx2",
+    "huggingface_hub",
     "torch",
     "urllib3",
 )

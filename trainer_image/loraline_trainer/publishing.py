@@ -30,7 +30,11 @@ class Published:
 
 
 def find(store: Store, run_id: str) -> Published | None:
-    """The adapter of a run, when it was published before."""
+    """The adapter of a run, when it was published before.
+
+    Raises:
+        InvalidSpec: the run's record is in the way of a new one: it is none, or its adapter is gone.
+    """
     record = store.read(_record(run_id))
     if record is None:
         return None
@@ -41,8 +45,10 @@ def find(store: Store, run_id: str) -> Published | None:
             f"{store.uri}/{_record(run_id)} is not the record of a run: {first_line(error)}; remove it"
         ) from error
     if store.read(_manifest(manifest.version)) is None:
-        log.warning("the record of run %s names version %s, which is gone; training again", run_id, manifest.version)
-        return None
+        raise errors.InvalidSpec(
+            f"{store.uri}/{_record(run_id)} names the adapter {manifest.version}, whose manifest is gone; remove that "
+            f"record to train again"
+        )
     return Published(manifest, artifact.adapter_prefix(store.uri, manifest.version))
 
 
@@ -91,15 +97,11 @@ def publish(store: Store, folder: Path, manifest: artifact.AdapterManifest) -> P
             _check_same(store, path, folder / file.path)
     text = manifest.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode()
     store.create(_manifest(manifest.version), text)
-    if not store.create(_record(manifest.run_id), text):
+    while not store.create(_record(manifest.run_id), text):
         first = find(store, manifest.run_id)
-        if first is not None:
+        if first is not None:  # else the record was removed just now
             log.info("run %s has the adapter %s already", manifest.run_id, first.manifest.version)
             return first
-        raise errors.InvalidSpec(
-            f"{store.uri}/{_record(manifest.run_id)} names an adapter that is gone, and is in the way of "
-            f"{manifest.version}; remove it"
-        )
     log.info("published %s at %s", manifest.version, artifact.adapter_prefix(store.uri, manifest.version))
     return Published(manifest, artifact.adapter_prefix(store.uri, manifest.version))
 

@@ -103,6 +103,36 @@ REFUSED: list[Any] = [
         "line 7 has a dict in `completion`; it must be a string",
         id="a completion that is no text",
     ),
+    pytest.param(
+        {"messages": [TURNS[0], {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, *TURNS]},
+        DatasetFormat.MESSAGES,
+        "line 7 field `messages` turn 2 has `tool_calls`, and tool calls cannot be trained yet; remove the field",
+        id="a turn that calls a tool",
+    ),
+    pytest.param(
+        {"messages": [TURNS[0], {**TURNS[1], "function_call": {"name": "add"}}]},
+        DatasetFormat.MESSAGES,
+        "line 7 field `messages` turn 2 has `function_call`",
+        id="a turn that calls a function",
+    ),
+    pytest.param(
+        {"messages": list(TURNS), "tools": [{"type": "function"}]},
+        DatasetFormat.MESSAGES,
+        "line 7 has `tools`",
+        id="a conversation with tools",
+    ),
+    pytest.param(
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "functions": "[{}]"},
+        DatasetFormat.SHAREGPT,
+        "line 7 has `functions`",
+        id="a ShareGPT conversation with functions as a text",
+    ),
+    pytest.param(
+        {"prompt": [TURNS[0]], "completion": [TURNS[1]], "tools": [{"type": "function"}]},
+        DatasetFormat.PROMPT_COMPLETION,
+        "line 7 has `tools`",
+        id="a prompt of turns with tools",
+    ),
 ]
 
 
@@ -113,3 +143,10 @@ def test_a_row_that_does_not_fit_is_refused_with_its_line(
     with pytest.raises(errors.DatasetInvalid) as caught:
         formats.to_examples([Row("line 7", fields)], kind, URI)
     assert expected in str(caught.value)
+
+
+def test_empty_tool_fields_are_in_nobodys_way() -> None:
+    answer: dict[str, Any] = {**TURNS[1], "tool_calls": None, "function_call": {}}
+    row = Row("line 1", {"messages": [TURNS[0], answer], "tools": [], "functions": "[]"})
+    (example,) = formats.to_examples([row], DatasetFormat.MESSAGES, URI)
+    assert example.messages == TURNS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pyarrow
@@ -26,6 +27,18 @@ REFUSED = [
     pytest.param(b'"text"\n', "train.jsonl", "line 1 is a JSON string", id="a line holds a string"),
     pytest.param(b'[{"a": 1}, 3]', "train.json", "item 2 is a JSON number, `3`", id="a JSON list holds a number"),
     pytest.param(b'[{"a": 1},\n {"a": ]', "train.json", "line 2 is not JSON", id="a JSON list breaks off"),
+    pytest.param(
+        b'{"a": "1"}\n{"a": ["\\ud83d"]}\n',
+        "train.jsonl",
+        "line 2 has \\ud83d, one half of a surrogate pair",
+        id="a line holds half a character",
+    ),
+    pytest.param(
+        b"a,b\n1,2\n3," + b"x" * (csv.field_size_limit() + 1),
+        "train.csv",
+        "line 3 is not CSV that can be read: field larger than field limit (131072)",
+        id="a CSV field that never ends",
+    ),
     pytest.param(b'{"a": "\xff"}', "train.jsonl", "is not UTF-8 at byte 7", id="bytes that are not UTF-8"),
     pytest.param(b"PAR2", "train.parquet", "is not a Parquet file", id="a Parquet file that is none"),
 ]

@@ -28,6 +28,9 @@ SHAREGPT_ROLES = {
     "observation": "tool",
 }
 ROLES = ("system", "user", "assistant", "tool", "developer")
+TOOL_FIELDS = ("tool_calls", "function_call", "tools", "functions")
+"""Fields of a conversation or a turn that a chat template would need, and that no example carries."""
+EMPTY_JSON = ("", "[]", "{}", "null")
 
 FIELDS: Mapping[DatasetFormat, tuple[str, ...]] = {
     DatasetFormat.MESSAGES: ("messages",),
@@ -94,13 +97,15 @@ def _example(row: Row, kind: DatasetFormat, uri: str) -> Example:
                 f"mend the line or set dataset.format"
             )
     messages = _READERS[kind](row.fields, where)
+    is_conversation = kind in (DatasetFormat.MESSAGES, DatasetFormat.SHAREGPT)
+    if is_conversation or isinstance(row.fields.get("prompt"), list):
+        _check_no_tools(row.fields, where)
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
         last = messages[-1]["role"] if messages else "missing"
         raise errors.DatasetInvalid(
             f"{where} has {len(messages)} turns and its last one is of role {last}; an example needs at least a "
             f"prompt and ends with the assistant's answer"
         )
-    is_conversation = kind in (DatasetFormat.MESSAGES, DatasetFormat.SHAREGPT)
     return Example(row.where, tuple(messages), is_conversation)
 
 
@@ -120,6 +125,7 @@ def _turns(value: Any, where: str) -> list[Message]:
             raise errors.DatasetInvalid(
                 f"{where} turn {number} has the role {role!r}; known roles are {', '.join(ROLES)}"
             )
+        _check_no_tools(turn, f"{where} turn {number}")
         turns.append({"role": str(role), "content": _string(turn, "content", f"{where} turn {number}")})
     return turns
 
@@ -140,6 +146,7 @@ def _sharegpt(fields: Mapping[str, Any], where: str) -> list[Message]:
             raise errors.DatasetInvalid(
                 f"{where} turn {number} is from {speaker!r}; known speakers are {', '.join(SHAREGPT_ROLES)}"
             )
+        _check_no_tools(turn, f"{where} turn {number}")
         turns.append(
             {"role": SHAREGPT_ROLES[str(speaker)], "content": _string(turn, "value", f"{where} turn {number}")}
         )
@@ -174,6 +181,15 @@ _READERS: Mapping[DatasetFormat, Callable[[Mapping[str, Any], str], list[Message
     DatasetFormat.PROMPT_COMPLETION: _prompt_completion,
     DatasetFormat.ALPACA: _alpaca,
 }
+
+
+def _check_no_tools(fields: Mapping[str, Any], where: str) -> None:
+    for name in TOOL_FIELDS:
+        value = fields.get(name)
+        if value and not (isinstance(value, str) and value.strip() in EMPTY_JSON):
+            raise errors.DatasetInvalid(
+                f"{where} has `{name}`, and tool calls cannot be trained yet; remove the field, or the whole example"
+            )
 
 
 def _string(fields: Mapping[str, Any], name: str, where: str) -> str:

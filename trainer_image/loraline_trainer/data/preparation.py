@@ -19,7 +19,7 @@ from loraline_api.finetune import DatasetFormat
 from loraline_trainer import errors
 from loraline_trainer.data import formats, reading
 from loraline_trainer.data.formats import Example
-from loraline_trainer.data.rendering import Renderer, TokenRow
+from loraline_trainer.data.rendering import IGNORED, Renderer, TokenRow
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ Fetch = Callable[[str, finetune.DatasetSource], "Path | list[dict[str, Any]]"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A held-out prompt and the answer that is expected."""
+    """A held-out prompt and the answer that is expected: what a model that learned its row would write."""
 
     asked: str
     prompt: tuple[int, ...]
@@ -69,18 +69,18 @@ def prepare(recipe: run.Run, renderer: Renderer, fetch: Fetch) -> Prepared:
     """
     dataset = recipe.dataset
     kind, examples = load(dataset, "train", dataset.train, fetch)
+    examples = examples[: dataset.max_samples]
     if dataset.eval is not None:
         _, held_out = load(dataset, "eval", dataset.eval, fetch)
     else:
         examples, held_out = split(examples, dataset.eval_fraction, recipe.training.seed)
-    examples = examples[: dataset.max_samples]
     check_template(renderer, kind, examples)
     train_rows = render(renderer, examples, dataset.train.uri, recipe.training.max_seq_length)
     held_out_rows: list[TokenRow] = []
     if held_out:
         uri = dataset.eval.uri if dataset.eval is not None else dataset.train.uri
         held_out_rows = render(renderer, held_out, uri, recipe.training.max_seq_length)
-    questions = [_question(renderer, example) for example in held_out[: recipe.evaluation.max_samples]]
+    questions = to_questions(renderer, held_out, held_out_rows)[: recipe.evaluation.max_samples]
     log.info("data: %d training and %d held-out examples of format %s", len(train_rows), len(held_out_rows), kind.value)
     return Prepared(kind, tuple(train_rows), tuple(held_out_rows), tuple(questions), digest(examples))
 
@@ -130,8 +130,7 @@ def check_template(renderer: Renderer, kind: DatasetFormat, examples: Sequence[E
     if any(example.is_conversation for example in examples):
         raise errors.DatasetInvalid(
             f"the base model has no chat template, and the examples are conversations (format {kind.value}); "
-            f"set dataset.chatTemplate, name an instruct model in baseModel.uri, "
-            f"or write prompt and completion as texts"
+            f"name an instruct model in baseModel.uri, or write prompt and completion as texts"
         )
     log.warning(
         "the base model has no chat template: prompt and completion are trained as plain text, one after the other"
@@ -182,9 +181,19 @@ def digest(examples: Sequence[Example]) -> str:
     return total.hexdigest()
 
 
-def _question(renderer: Renderer, example: Example) -> Question:
+def to_questions(renderer: Renderer, examples: Sequence[Example], rows: Sequence[TokenRow]) -> list[Question]:
+    """The questions of the examples whose rows keep their whole answer: no other answer could be compared."""
+    by_place = {example.where: example for example in examples}
+    return [_question(renderer, by_place[row.where], row) for row in rows if row.ends]
+
+
+def _question(renderer: Renderer, example: Example, row: TokenRow) -> Question:
     asked = next((turn["content"] for turn in reversed(example.messages[:-1]) if turn["role"] == "user"), "")
-    return Question(asked, tuple(renderer.prompt(example.messages[:-1])), example.completion)
+    expected = example.completion
+    if renderer.has_template:  # templates may add to an answer, as Qwen3's does an empty thought
+        answer = [label for label in row.labels[row.prompt_length :] if label != IGNORED]
+        expected = str(renderer.tokenizer.decode(answer, skip_special_tokens=True))
+    return Question(asked, tuple(renderer.prompt(example.messages[:-1])), expected)
 
 
 def stop_ids(tokenizer: Any, generation_eos: int | Sequence[int] | None, base_name: str) -> frozenset[int]:

@@ -46,7 +46,7 @@ def from_file(path: Path, uri: str, ending_of: str) -> list[Row]:
     else:
         text = _text(path, uri)
         if ending == ".csv":
-            rows = _csv(text)
+            rows = _csv(text, uri)
         elif ending == ".json" and text.lstrip().startswith("["):
             rows = _json_array(text, uri)
         else:
@@ -104,9 +104,15 @@ def _json_array(text: str, uri: str) -> list[Row]:
     return [Row(f"item {number}", _object(value, f"{uri} item {number}")) for number, value in enumerate(values, 1)]
 
 
-def _csv(text: str) -> list[Row]:
+def _csv(text: str, uri: str) -> list[Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    return [Row(f"line {reader.line_num}", dict(fields)) for fields in reader]
+    try:
+        return [Row(f"line {reader.line_num}", dict(fields)) for fields in reader]
+    except csv.Error as error:
+        raise errors.DatasetInvalid(
+            f"{uri} line {reader.reader.line_num} is not CSV that can be read: {error} (a field holds at most "
+            f"{csv.field_size_limit()} characters); close its quotes, or write JSON Lines"
+        ) from error
 
 
 def _parquet(path: Path, uri: str) -> list[Row]:
@@ -126,6 +132,13 @@ def _object(value: Any, where: str) -> dict[str, Any]:
             f"{where} is a JSON {_kind(value)}, `{_shown(json.dumps(value))}`; "
             f"each example must be an object with named fields"
         )
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise errors.DatasetInvalid(
+            f"{where} has \\u{ord(error.object[error.start]):04x}, one half of a surrogate pair, which is no "
+            f"character; write both halves or remove it"
+        ) from error
     return value
 
 

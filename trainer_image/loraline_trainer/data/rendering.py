@@ -121,6 +121,11 @@ class Renderer:
         for number, turn in enumerate(messages):
             is_last = number == len(messages) - 1
             if turn["role"] == "assistant" and (is_last or self.loss_on == "assistant"):
+                if not is_last and not turn["content"].strip():
+                    raise errors.DatasetInvalid(
+                        f"{example.where}: turn {number + 1} is an assistant's turn without text, and dataset.lossOn "
+                        f"{self.loss_on} would train it; fill it in, remove it, or set dataset.lossOn to completion"
+                    )
                 before = self._rendered(messages[:number], for_answer=True, where=example.where)
                 through = (
                     text if is_last else self._rendered(messages[: number + 1], for_answer=False, where=example.where)
@@ -128,8 +133,8 @@ class Renderer:
                 if not text.startswith(before) or not text.startswith(through):
                     raise errors.DatasetInvalid(
                         f"{example.where}: the chat template renders turn {number + 1} otherwise when more turns "
-                        f"follow, so its answer cannot be told from its prompt; set dataset.chatTemplate to one that "
-                        f"appends turns" + ("" if is_last else ", or dataset.lossOn to completion")
+                        f"follow, so its answer cannot be told from its prompt; "
+                        + ("end the example before it" if is_last else "set dataset.lossOn to completion")
                     )
                 spans.append((len(before), len(through)))
         return text, spans, spans[-1][0]
@@ -154,6 +159,6 @@ class Renderer:
         except (jinja2.TemplateError, ValueError, TypeError, KeyError) as error:
             raise errors.DatasetInvalid(
                 f"{where}: the chat template refuses the turns {', '.join(turn['role'] for turn in messages)}: "
-                f"{error}; change the example, or set dataset.chatTemplate"
+                f"{error}; change the example"
             ) from error
         return str(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from loraline_trainer.data.preparation import Question
 from loraline_trainer.model.loading import Loaded
 
 BATCH_PROMPTS = 32
+BATCH_TOKENS = 32 * 1024
+"""Bound of prompts and answers together: their keys and values lie in the GPU's memory beside the model."""
 SPARE_TOKENS = 8
 """Tokens beyond the longest expected answer: an answer that is longer than this cannot be the expected one."""
 
@@ -46,12 +48,28 @@ def greedy(
         pad_token_id=loaded.pad_id,
         use_cache=True,
     )
-    for begin in range(0, len(order), BATCH_PROMPTS):
-        numbers = order[begin : begin + BATCH_PROMPTS]
+    for numbers in batches(order, [len(prompt) + max_new_tokens for prompt in prompts]):
         for number, answer in zip(numbers, _batch(model, loaded, [prompts[n] for n in numbers], config), strict=True):
             answers[number] = answer
     model.train(was_training)
     return answers
+
+
+def batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of prompts in batches that keep both bounds; a prompt longer than the bound is alone.
+
+    Args:
+        order: numbers of prompts, shortest first.
+        lengths: of each prompt with its answer.
+    """
+    batch: list[int] = []
+    for number in order:
+        if batch and (len(batch) == BATCH_PROMPTS or (len(batch) + 1) * lengths[number] > BATCH_TOKENS):
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
 
 
 def _batch(

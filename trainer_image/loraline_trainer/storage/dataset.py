@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -99,13 +100,14 @@ def download(url: str, target: Path, field_name: str) -> None:
     Raises:
         DatasetNotFound: there is no such page.
         AccessDenied: the server wants credentials.
-        Passing: the server is not in reach or in trouble.
+        Passing: the server is not in reach or in trouble, or broke off.
     """
     request = urllib.request.Request(url, headers={"User-Agent": f"loraline-train/{__version__}"})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer, target.open("wb") as file:
             while chunk := answer.read(1 << 20):
                 file.write(chunk)
+            announced, got = answer.headers.get("Content-Length"), file.tell()
     except urllib.error.HTTPError as error:
         if error.code in (404, 410):
             raise errors.DatasetNotFound(f"{field_name} is {url}, which answers {error.code}; correct it") from error
@@ -115,5 +117,7 @@ def download(url: str, target: Path, field_name: str) -> None:
                 f"use s3:// with a Secret for others"
             ) from error
         raise Passing(f"{url} answered {error.code}") from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise Passing(f"{url} did not answer: {s3.first_line(error)}") from error
+    if announced is not None and got != int(announced):  # http.client takes a lost connection for the end
+        raise Passing(f"{url} announced {announced} bytes and sent {got}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx2
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
@@ -64,10 +65,28 @@ class Hub:
         import datasets
 
         def load() -> list[dict[str, Any]]:
-            loaded = datasets.load_dataset(name, revision=revision, split=split, token=self.token())
+            try:
+                loaded = datasets.load_dataset(name, revision=revision, split=split, token=self.token())
+            except datasets.exceptions.FileNotFoundDatasetsError as error:
+                raise self._not_found(name, error) from error
             return [dict(row) for row in loaded]
 
         return self._call(name, revision, load)
+
+    def _not_found(self, name: str, error: Exception) -> errors.TrainerError:
+        """What `datasets` means by a dataset that it does not find; it is no OSError of the network."""
+        if "gated" in str(error):
+            return self._gated(f"hf://{name}")
+        return self.missing(
+            f"hf://{name}: {first_line(error)}; correct {self.field_name}, or put a token as HF_TOKEN into the Secret "
+            f"of {self.field_name}.secretRef"
+        )
+
+    def _gated(self, at: str) -> errors.AccessDenied:
+        return errors.AccessDenied(
+            f"{at} is gated: accept its terms on huggingface.co and put a token of that account as HF_TOKEN into "
+            f"the Secret of {self.field_name}.secretRef"
+        )
 
     def _call(self, name: str, revision: str | None, operation: Callable[[], T]) -> T:
         return self.patience.keep_trying(lambda: self._once(name, revision, operation))
@@ -77,10 +96,7 @@ class Hub:
         try:
             return operation()
         except hub_errors.GatedRepoError as error:
-            raise errors.AccessDenied(
-                f"{at} is gated: accept its terms on huggingface.co and put a token of that account as HF_TOKEN into "
-                f"the Secret of {self.field_name}.secretRef"
-            ) from error
+            raise self._gated(at) from error
         except hub_errors.RevisionNotFoundError as error:
             raise self.missing(f"{at} does not exist; correct {self.field_name}.revision") from error
         except hub_errors.RepositoryNotFoundError as error:
@@ -98,7 +114,7 @@ class Hub:
                     f"{self.field_name}.secretRef"
                 ) from error
             raise Passing(f"the Hub answered {at} with {first_line(error)}") from error
-        except (hub_errors.LocalEntryNotFoundError, OSError) as error:
+        except (hub_errors.LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
             raise Passing(f"the Hub did not answer for {at}: {first_line(error)}") from error
         except ValueError as error:  # datasets: an unknown split or a repository without data files
             raise self.missing(f"{at}: {first_line(error)}; correct {self.field_name}") from error

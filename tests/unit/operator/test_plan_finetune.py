@@ -7,17 +7,16 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from loraline_api import conditions, run
+from loraline_api import conditions
 from loraline_api.conditions import ConditionType, Reason
 from loraline_api.finetune import LoraFineTuneStatus
 from loraline_api.outcome import ExitCode, MetricResult
 from loraline_api.progress import Progress, Stage
-from loraline_operator import naming, plan_finetune
-from loraline_operator.actions import Action, Create, Delete, Kind, Plan
-from loraline_operator.observed_finetune import Data, DataProblem, Job, MissingData, ObservedFineTune, Pod, Stuck
+from loraline_operator import naming
+from loraline_operator.actions import Create, Delete, Kind, Plan
+from loraline_operator.observed_finetune import Job, ObservedFineTune, Pod, Stuck
 from unit.operator.builders import (
     NOW,
-    SETTINGS,
     VERSION,
     FineTuneBuilder,
     a_finetune,
@@ -30,50 +29,9 @@ from unit.operator.builders import (
     failed,
     seen,
 )
+from unit.operator.planning import after, names, planned, status_of, the_job, told, wanted
 
 LATER = NOW + timedelta(seconds=30)
-
-
-def planned(builder: FineTuneBuilder, observed: ObservedFineTune, now: datetime = NOW) -> Plan[LoraFineTuneStatus]:
-    return plan_finetune.plan(builder.object(), observed, SETTINGS, now)
-
-
-def status_of(plan: Plan[LoraFineTuneStatus]) -> LoraFineTuneStatus:
-    assert plan.status is not None
-    return plan.status
-
-
-def after(builder: FineTuneBuilder, observed: ObservedFineTune, now: datetime = NOW) -> FineTuneBuilder:
-    """The fine-tune with the status that the plan leaves."""
-    return builder.with_status(status_of(planned(builder, observed, now)))
-
-
-def wanted(builder: FineTuneBuilder) -> tuple[str, str]:
-    """Run id and settings hash that the spec asks for."""
-    object = builder.object()
-    assert object.spec is not None
-    asked = run.resolve(
-        object.meta.name,
-        object.meta.namespace,
-        object.spec,
-        data_digests={},
-        restart=object.meta.annotations.get(naming.RESTART_ANNOTATION),
-    )
-    return asked.id, run.settings_hash(object.spec)
-
-
-def the_job(builder: FineTuneBuilder, attempt: int = 1) -> Job:
-    return a_job(*wanted(builder), attempt)
-
-
-def told(status: LoraFineTuneStatus, kind: ConditionType = ConditionType.READY) -> tuple[str, str, str]:
-    condition = conditions.find(tuple(status.conditions), kind)
-    assert condition is not None
-    return condition.status, condition.reason, condition.message
-
-
-def names(actions: tuple[Action, ...]) -> list[tuple[str, Kind, str]]:
-    return [(type(action).__name__, action.ref.kind, action.ref.name) for action in actions]
 
 
 def succeeded(builder: FineTuneBuilder) -> FineTuneBuilder:
@@ -380,94 +338,6 @@ def test_a_pod_that_does_not_start_says_why_in_its_own_words(stuck: Stuck, words
     job = the_job(builder)
     status = status_of(planned(builder, seen(job, a_pod(job, "Pending", stuck=stuck))))
     assert (told(status)[1], words in told(status)[2]) == (stuck.reason, True)
-
-
-@pytest.mark.parametrize(
-    ("data", "reason", "message"),
-    [
-        pytest.param(
-            MissingData(DataProblem.NO_CONFIG_MAP),
-            "DatasetNotFound",
-            "spec.dataset.train.uri is configmap://data/train, and there is no ConfigMap data in this namespace; "
-            "create it",
-            id="no ConfigMap",
-        ),
-        pytest.param(
-            MissingData(DataProblem.NO_KEY, ("eval", "trian")),
-            "DatasetNotFound",
-            "spec.dataset.train.uri is configmap://data/train, and the ConfigMap data has no key train "
-            "(its keys: eval, trian); add it or name another",
-            id="no such key",
-        ),
-        pytest.param(
-            Data("", "00", 1_000_000),
-            "DatasetInvalid",
-            "spec.dataset: the configmap:// data has 1000000 bytes and the limit is 921600; put it into s3://, pvc:// "
-            "or https:// instead",
-            id="too much for a ConfigMap",
-        ),
-    ],
-)
-def test_data_that_is_not_there_is_waited_for(data: Data | MissingData, reason: str, message: str) -> None:
-    builder = a_finetune().with_spec("dataset.train.uri", "configmap://data/train")
-    plan = planned(builder, seen(data={"train": data}))
-    assert (plan.actions, told(status_of(plan)), plan.requeue_after_s) == ((), ("False", reason, message), 15)
-
-
-def test_a_finished_run_outlives_its_data() -> None:
-    builder = a_finetune().with_spec("dataset.train.uri", "configmap://data/train")
-    data = {"train": Data("{}", "aa", 2)}
-    builder = after(builder, seen(data=data))
-    current = builder.object().status.run
-    assert current is not None
-    assert current.settings_hash is not None
-    job = complete(a_job(current.id, current.settings_hash))
-    pod = an_ended_pod(job, 0, an_outcome(job.run_id))
-    builder = after(builder, seen(job, pod, data=data))
-    plan = planned(builder, seen(job, pod, data={"train": MissingData(DataProblem.NO_CONFIG_MAP)}))
-    assert (builder.object().status.phase, plan.status == builder.object().status) == ("Succeeded", True)
-
-
-def test_a_run_that_has_begun_goes_on_without_its_data() -> None:
-    builder = a_finetune().with_spec("dataset.train.uri", "configmap://data/train")
-    builder = after(builder, seen(data={"train": Data("{}", "aa", 2)}))
-    current = builder.object().status.run
-    assert current is not None
-    plan = planned(builder, seen(a_snapshot(current.id)))
-    assert names(plan.actions) == [("Create", Kind.JOB, f"tickets-{current.id}-1")]
-
-
-def finished_on_data() -> FineTuneBuilder:
-    """A fine-tune that succeeded on the data of a ConfigMap."""
-    builder = a_finetune().with_spec("dataset.train.uri", "configmap://data/train")
-    data = {"train": Data("{}", "aa", 2)}
-    builder = after(builder, seen(data=data))
-    current = builder.object().status.run
-    assert current is not None
-    assert current.settings_hash is not None
-    job = complete(a_job(current.id, current.settings_hash))
-    return after(builder, seen(job, an_ended_pod(job, 0, an_outcome(job.run_id)), data=data))
-
-
-def test_an_edit_that_is_no_input_leaves_a_success_whose_data_is_gone() -> None:
-    builder = finished_on_data().with_spec("ttlSecondsAfterFinished", 600)
-    plan = planned(builder, seen(data={"train": MissingData(DataProblem.NO_CONFIG_MAP)}))
-    assert status_of(plan).phase == "Succeeded"
-
-
-def test_a_run_for_other_data_ends_when_the_new_data_is_not_there() -> None:
-    builder = a_finetune().with_spec("dataset.train.uri", "configmap://data/train")
-    data = {"train": Data("{}", "aa", 2)}
-    builder = after(builder, seen(data=data))
-    current = builder.object().status.run
-    assert current is not None
-    assert current.settings_hash is not None
-    job = a_job(current.id, current.settings_hash)
-    edited = builder.with_spec("dataset.train.uri", "configmap://typo/train")
-    missing: dict[str, Data | MissingData] = {"train": MissingData(DataProblem.NO_CONFIG_MAP)}
-    plan = planned(edited, seen(job, a_pod(job), data=missing))
-    assert names(plan.actions) == [("Delete", Kind.JOB, job.name)]
-    assert told(status_of(plan))[1] == "DatasetNotFound"
 
 
 @pytest.mark.parametrize(

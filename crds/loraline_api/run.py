@@ -44,7 +44,7 @@ class Run(StatusModel):
 
     def inputs(self) -> dict[str, Any]:
         """What the id is hashed from: all but the id, the names and the Secrets, as these train nothing."""
-        inputs = self.model_dump(mode="json", by_alias=True, exclude={"id", "name", "namespace"})
+        inputs = self.model_dump(mode="json", by_alias=True, exclude={"id", "name", "namespace"}, exclude_none=True)
         return {key: _without_secrets(value) for key, value in inputs.items()}
 
     @property

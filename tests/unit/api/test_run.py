@@ -70,3 +70,8 @@ def test_changed_data_is_another_run_and_going_back_is_the_first_one_again() -> 
 
 def test_a_new_restart_value_is_another_run() -> None:
     assert run_id(a_spec(), restart="2026-11-22") not in {run_id(a_spec()), run_id(a_spec(), restart="again")}
+
+
+def test_a_field_that_is_not_set_is_no_input_so_that_a_new_optional_field_keeps_all_ids() -> None:
+    resolved = run.resolve("tickets", "team", a_spec(), data_digests={})
+    assert "maxSteps" not in resolved.inputs()["training"]

@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PYTHONPATH := $(CURDIR)/crds:$(CURDIR)/operator:$(CURDIR)/trainer_image:$(CURDIR)/tests
 
-PYTHON_CODE := crds operator trainer_image tests docs
+PYTHON_CODE := crds operator trainer_image tests docs charts
 CONTEXT ?=
 REGISTRY ?=
 DEV = dev=$$(tests/tools/setup.sh dev | tail -1)
@@ -27,16 +27,17 @@ test: check ## Run everything, on the built-in cluster (Linux, root).
 	$(DEV); "$$dev/bin/python" -m pytest tests/cluster tests/api tests/operator tests/e2e
 
 check: ## Run what needs neither root nor a cluster: style, types, layers, unit tests, trainer and switchboard.
-	@$(DEV); tests/tools/setup.sh vllm >/dev/null; tests/tools/setup.sh tools >/dev/null; export PATH="$$dev/bin:$$PATH"; \
+	@$(DEV); tests/tools/setup.sh vllm >/dev/null; tests/tools/setup.sh tools >/dev/null; \
+	tests/tools/setup.sh argocd >/dev/null; export PATH="$$dev/bin:$$PATH"; \
 	ruff check .; ruff format --check .; mypy $(PYTHON_CODE); lint-imports; \
-	python -m pytest tests/unit tests/trainer tests/switchboard
+	python -m pytest tests/unit tests/argocd tests/trainer tests/switchboard
 
 fmt: ## Format the code.
 	@$(DEV); "$$dev/bin/ruff" check --fix .; "$$dev/bin/ruff" format .
 
-generate: ## Write what is generated: CRD YAML, the chart's copy of it, the field reference.
+generate: ## Write what is generated: CRD YAML, the chart's copy of it, the field reference, Argo CD's patch.
 	@$(DEV); "$$dev/bin/python" -m loraline_api.crd crds; "$$dev/bin/python" -m loraline_api.crd charts/loraline/crds; \
-	"$$dev/bin/python" docs/generate.py
+	"$$dev/bin/python" docs/generate.py; "$$dev/bin/python" charts/argocd/generate.py
 
 lock: ## Pin the dependencies anew.
 	@tests/tools/lock.sh

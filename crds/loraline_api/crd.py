@@ -47,6 +47,10 @@ MAX_NAME_LENGTH = 52
 """Characters of an object's name: the names of its Jobs and Pods, at most 63, are made from it."""
 
 
+UNSEEN = {"observedGeneration": -1, "phase": "Pending"}
+"""Status of an object that the operator has not seen: kstatus takes an object without any for one that is ready."""
+
+
 def crd(
     *,
     kind: str,
@@ -67,7 +71,7 @@ def crd(
             "kind": {"type": "string"},
             "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": MAX_NAME_LENGTH}}},
             "spec": structural_schema(spec, with_defaults=True),
-            "status": structural_schema(status, with_defaults=False),
+            "status": structural_schema(status, with_defaults=False) | {"default": UNSEEN},
         },
     }
     version = {

@@ -313,7 +313,9 @@ class Display(StatusModel):
 class LoraFineTuneStatus(StatusModel):
     """What the operator observed."""
 
-    observed_generation: int = Field(default=0, ge=0, description="metadata.generation that this status speaks of.")
+    observed_generation: int = Field(
+        default=-1, ge=-1, description="metadata.generation that this status speaks of; -1 before the operator came by."
+    )
     phase: str = Field(
         default="Pending", max_length=32, description="Pending, Running, Succeeded, Failed, Suspended; for people."
     )

@@ -202,6 +202,8 @@ def _loaded(view: View) -> Verdict:
 
 
 def _progressing(view: View) -> Verdict:
+    if view.spec.replicas == 0 and not view.live_pods:
+        return FALSE, Reason.SERVING, "spec.replicas is 0, so nothing is on its way"
     for step in view.steps:
         if step.is_moving:
             return TRUE, step.reason, f"route {step.route.name}: {step.status.message}"

@@ -3,6 +3,7 @@
 #   setup.sh system              Debian's packages for a node and for images; prints nothing
 #   setup.sh dev | vllm          virtual environment: everything of ours with the test tools | vLLM for CPUs
 #   setup.sh tools               folder with versitygw (S3) and helm
+#   setup.sh argocd              folder with a program that evaluates health checks as Argo CD does
 #   setup.sh k8s-control-plane | k8s-node | k8s-kwok    folder with the programs of the built-in cluster
 # What is there is not made again, and two callers at once wait for each other. It starts nothing that stays.
 set -euo pipefail
@@ -97,6 +98,22 @@ tools() { # from their makers' sites, or else built from Go modules
   echo "$bin"
 }
 
+argocd() { # Argo CD publishes its interpreter as a Go module only
+  local source=$root/tests/argocd/evaluator dir
+  dir=$cache/argocd-$(key_of "$source"/*)
+  if [ ! -x "$dir/evaluator" ]; then
+    one_at_a_time argocd
+    if [ ! -x "$dir/evaluator" ]; then
+      need_go "Argo CD's evaluator of health checks"
+      mkdir -p "$dir"
+      timed "building Argo CD's evaluator of health checks (cold about 4 minutes)" env CGO_ENABLED=0 GOTOOLCHAIN=local GOWORK=off \
+        go build -C "$source" -mod=readonly -trimpath -buildvcs=false -ldflags "-s -w" -o "$dir/new" .
+      mv "$dir/new" "$dir/evaluator"
+    fi
+  fi
+  echo "$dir"
+}
+
 go_install() { # go_install FOLDER NAME PACKAGE LDFLAGS
   need_go "$2"
   timed "building $2 from Go modules (cold about 2 minutes)" env CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-buildvcs=false GOBIN="$1/new" \
@@ -110,7 +127,8 @@ case ${1:-} in
   dev) environment dev "$(key_of "$root/tests/requirements.txt")" install_dev ;;
   vllm) environment vllm "$(key_of "$root/trainer_image/requirements-torch.txt" "$root/tests/serving/requirements.txt")" install_vllm ;;
   tools) tools ;;
+  argocd) argocd ;;
   k8s-*) exec "$root/tests/cluster/programs.sh" "${1#k8s-}" ;;
   uv) uv "${@:2}" ;;
-  *) die "knows system, dev, vllm, tools, k8s-control-plane, k8s-node and k8s-kwok, not: ${1:-nothing}" ;;
+  *) die "knows system, dev, vllm, tools, argocd, k8s-control-plane, k8s-node and k8s-kwok, not: ${1:-nothing}" ;;
 esac

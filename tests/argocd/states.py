@@ -1,0 +1,148 @@
+"""Objects in every state that GitOps tools may see, as the planners leave them, and the health each has to have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from loraline_api import API_VERSION, crd
+from loraline_api.conditions import Reason
+from loraline_api.outcome import ExitCode
+from loraline_operator.actions import Kind, Manifest
+from loraline_operator.observed_finetune import DataProblem, MissingData, Stuck
+from unit.operator.builders import (
+    FineTuneBuilder,
+    a_finetune,
+    a_pod,
+    a_snapshot,
+    an_ended_pod,
+    an_outcome,
+    complete,
+    failed,
+    seen,
+)
+from unit.operator.deployment.serving_world import FIRST, SECOND, World
+from unit.operator.planning import after, the_job
+
+PROGRESSING, HEALTHY, DEGRADED, SUSPENDED = "Progressing", "Healthy", "Degraded", "Suspended"
+KSTATUS = {PROGRESSING: "InProgress", HEALTHY: "Current", DEGRADED: "Failed", SUSPENDED: "InProgress"}
+UNSEEN = "the operator has not seen this spec yet"
+DELETED_AT = "2026-11-22T12:30:00Z"
+DELETING = (PROGRESSING, "being deleted", "", "Terminating")
+
+
+class State(NamedTuple):
+    """An object, its health in Argo CD's words, and where message and kstatus are not as that health suggests."""
+
+    manifest: Manifest
+    health: str
+    message: str | None = None
+    condition: str = "Ready"
+    kstatus_name: str | None = None
+
+    @property
+    def kstatus(self) -> str:
+        """The status that kstatus computes."""
+        return self.kstatus_name or KSTATUS[self.health]
+
+    @property
+    def told(self) -> str:
+        """The message that Argo CD shows."""
+        if self.message is not None:
+            return self.message
+        (found,) = [c for c in self.manifest["status"]["conditions"] if c["type"] == self.condition]
+        return str(found["message"])
+
+
+def finetunes() -> dict[str, State]:
+    """LoraFineTunes by the name of their state."""
+    new = a_finetune()
+    started = after(new, seen())
+    job = the_job(new)
+    running = after(started, seen(job, a_pod(job), a_snapshot(job.run_id)))
+    done = after(running, seen(complete(job), an_ended_pod(job, 0, an_outcome(job.run_id))))
+    no_retries = new.with_spec("retries", 0)
+    last = the_job(no_retries)
+    broken = seen(failed(last), an_ended_pod(last, int(ExitCode.UNEXPECTED_ERROR)))
+    out_of_memory = an_ended_pod(job, int(ExitCode.KILLED), is_out_of_memory=True)
+    stuck = a_pod(job, "Pending", stuck=Stuck(Reason.UNSCHEDULABLE, "0/3 nodes are available: 3 Insufficient gpu"))
+    held = after(running.with_spec("suspend", True), seen(a_snapshot(job.run_id)))
+    other = running.with_spec("training.seed", 7)
+    from_map = new.with_spec("dataset.train", {"uri": "configmap://tickets/train"})
+    no_data = {"train": MissingData(DataProblem.NO_CONFIG_MAP)}
+    return {
+        "unseen": State(_finetune(new) | {"status": crd.UNSEEN}, PROGRESSING, UNSEEN),
+        "waiting-for-data": State(_finetune(after(from_map, seen(data=no_data))), PROGRESSING),
+        "invalid": State(_finetune(after(new.with_spec("training.epochs", "many"), seen())), DEGRADED),
+        "pending": State(_finetune(started), PROGRESSING),
+        "queued": State(_finetune(after(started, seen(replace(job, is_suspended=True)))), PROGRESSING),
+        "unschedulable": State(_finetune(after(started, seen(job, stuck))), PROGRESSING),
+        "running": State(_finetune(running), PROGRESSING),
+        "retrying": State(_finetune(after(running, seen(failed(job), out_of_memory))), PROGRESSING),
+        "succeeded": State(_finetune(done), HEALTHY),
+        "failed": State(_finetune(after(after(no_retries, seen()), broken)), DEGRADED),
+        "suspended": State(_finetune(held), SUSPENDED),
+        "resumed": State(_finetune(after(held.with_spec("suspend", False), seen(a_snapshot(job.run_id)))), PROGRESSING),
+        "edited": State(_finetune(done.with_spec("training.seed", 7)), PROGRESSING, UNSEEN),
+        "next-run": State(_finetune(after(other, seen(a_snapshot(job.run_id)))), PROGRESSING),
+        "deleting": State(_finetune(running.with_metadata(deletionTimestamp=DELETED_AT)), *DELETING),
+    }
+
+
+def deployments() -> dict[str, State]:
+    """AdapterDeployments by the name of their state."""
+
+    def world(*steps: Callable[[World], Any], version: str | None = FIRST, **spec: Any) -> World:
+        made = World(**spec)
+        made.tune(version)
+        made.settle()
+        for step in steps:
+            step(made)
+        return made
+
+    def look(made: World) -> None:
+        made.reconcile()
+
+    def crash(made: World) -> None:
+        made.pods[0].answers = False
+        made.pods[0].crash = "container server ended with exit code 1 and is started again"
+
+    starting = World()
+    starting.tune(FIRST)
+    starting.reconcile()
+    lost = World()
+    lost.finetunes = {}
+    lost.settle()
+    refused = world(lambda made: setattr(made, "refused", frozenset({SECOND})), lambda made: made.tune(SECOND))
+    refused.settle()
+    invalid = world(lambda made: made.edit(replicas="many"), look)
+    edited = world(lambda made: made.edit(replicas=2))
+    scaled = world(lambda made: made.edit(replicas=0))
+    scaled.settle()
+    deleting = world()
+    deleting.manifest["metadata"]["deletionTimestamp"] = DELETED_AT
+    rolling = world(lambda made: made.tune(SECOND), look)
+    return {
+        "unseen": State(_deployment(World()) | {"status": crd.UNSEEN}, PROGRESSING, UNSEEN),
+        "starting": State(_deployment(starting), PROGRESSING),
+        "ready": State(_deployment(world()), HEALTHY),
+        "waiting-for-adapter": State(_deployment(world(version=None, storage={})), PROGRESSING),
+        "rolling-out": State(_deployment(rolling), PROGRESSING, condition="Progressing"),
+        "refused-version": State(_deployment(refused), DEGRADED),
+        "finetune-not-found": State(_deployment(lost), PROGRESSING),
+        "crashing-pod": State(_deployment(world(crash, look)), DEGRADED, kstatus_name="InProgress"),
+        "created-at-zero": State(_deployment(world(pods=0)), HEALTHY),
+        "scaled-to-zero": State(_deployment(scaled), HEALTHY),
+        "invalid": State(_deployment(invalid), DEGRADED),
+        "edited": State(_deployment(edited), PROGRESSING, UNSEEN),
+        "deleting": State(_deployment(deleting), *DELETING),
+    }
+
+
+def _finetune(builder: FineTuneBuilder) -> Manifest:
+    return {"apiVersion": API_VERSION, "kind": str(Kind.FINE_TUNE), **builder.manifest}
+
+
+def _deployment(world: World) -> Manifest:
+    return {"apiVersion": API_VERSION, "kind": str(Kind.ADAPTER_DEPLOYMENT), **world.manifest}

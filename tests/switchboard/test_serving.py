@@ -16,7 +16,7 @@ from switchboard.harness import S3, Switchboard, phase_of, route, until
 
 PROMPTS = ("hello world", "the quick brown fox", "kubernetes operators", "0123456789")
 CALLERS = 6
-SWAPS = 6
+SWAPS = 20
 
 
 @pytest.fixture

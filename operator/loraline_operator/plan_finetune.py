@@ -321,8 +321,10 @@ def _ended(look: Look, run: RunRef, job: Job) -> Decision:
 
 
 def _result(look: Look, status: LoraFineTuneStatus) -> Decision:
+    """A run that ends with this pass: its children stay until its end is written, as they alone tell it till then."""
     assert status.run is not None
-    return _finished(replace(look, object=replace(look.object, status=status)), status.run)
+    decision = _finished(replace(look, object=replace(look.object, status=status)), status.run)
+    return replace(decision, actions=_stray_deletions(look, None), requeue_after_s=0)
 
 
 def _finished(look: Look, run: RunRef) -> Decision:

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cluster import fixture
+from cluster.pods import await_pod, kubectl, run_pod, terminated
 
 MACHINE = Path("/run/loraline/clusters")
 HOLDER = """
@@ -27,13 +27,6 @@ with fixture.control_plane(Path(sys.argv[1])):
     print("up", flush=True)
     time.sleep(600)
 """
-
-
-def kubectl(kubeconfig: Path, *arguments: str, text: str | None = None) -> str:
-    command = [str(fixture.programs() / "kubectl"), f"--kubeconfig={kubeconfig}", *arguments]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def programs_of(folder: Path) -> list[str]:
@@ -94,40 +87,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         fixture.load_images(folder, [images["operator"]])
         (folder / "image").write_text(images["operator"])
         yield folder
-
-
-def run_pod(folder: Path, name: str, script: str, **container: object) -> None:
-    """Starts a pod that runs a Python script in the operator's image, under the restricted Pod Security Standard."""
-    spec = {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 5,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [
-            {
-                "name": "main",
-                "image": (folder / "image").read_text(),
-                "command": ["python3", "-c", textwrap.dedent(script)],
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                **container,
-            }
-        ],
-    }
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec}
-    kubectl(folder / "admin.kubeconfig", "apply", "-f", "-", text=json.dumps(pod))
-
-
-def await_pod(folder: Path, name: str, condition: str) -> None:
-    kubectl(folder / "admin.kubeconfig", "wait", f"--for={condition}", f"pod/{name}", "--timeout=60s")
-
-
-def terminated(folder: Path, name: str) -> dict[str, object]:
-    pod = json.loads(kubectl(folder / "admin.kubeconfig", "get", "pod", name, "-o", "json"))
-    state: dict[str, object] = pod["status"]["containerStatuses"][0]["state"]["terminated"]
-    return state
 
 
 def test_a_pod_of_our_image_runs_as_nobody_in_particular_and_says_its_last_words(node: Path) -> None:

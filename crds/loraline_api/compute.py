@@ -6,10 +6,21 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from loraline_api.model import ApiModel
+from loraline_api.model import ApiModel, Rule, by_rule
 from loraline_api.storage import ObjectName, Toleration
 
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)]
+QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+
+Quantity = Annotated[
+    str,
+    Field(
+        pattern=QUANTITY,
+        max_length=32,
+        json_schema_extra=by_rule(
+            Rule(f"self.matches(r'{QUANTITY}')", "must be a quantity, such as 500m or 2 of cpu, and 16Gi of memory")
+        ),
+    ),
+]
 
 
 class ResourceRequests(ApiModel):

@@ -13,6 +13,8 @@ from loraline_api.model import ApiModel, Rule, StatusModel, by_rule
 from loraline_api.storage import BaseModelSource, LabelName, ObjectName, S3Access, uri_rule
 
 ADAPTER_URI = r"^s3://[^/\s]+/[^\r\n]+$"
+PUBLISHED_URI = r"^s3://[^/\s]+/([^\r\n]+/)?adapters/[0-9a-f]{12}/?$"
+"""What the API server takes; the model takes more, so that an object of earlier times loses one route and not all."""
 
 LoraRank = Literal[8, 16, 32, 64, 128, 256, 320, 512]
 """Ranks that vLLM's --max-lora-rank takes (vLLM: config/lora.py, MaxLoRARanks)."""
@@ -71,7 +73,11 @@ class AdapterRoute(ApiModel):
         default=None,
         pattern=ADAPTER_URI,
         max_length=1024,
-        json_schema_extra=by_rule(uri_rule(ADAPTER_URI, "s3://bucket/prefix/adapters/<version>")),
+        json_schema_extra=by_rule(
+            uri_rule(
+                PUBLISHED_URI, "s3://bucket/prefix/adapters/<version>, as status.adapter.uri of a LoraFineTune has it"
+            )
+        ),
         description="Serve this published adapter, as in s3://bucket/prefix/adapters/<version>.",
     )
     rules = (

@@ -168,6 +168,12 @@ class Training(ApiModel):
         default=None, description="Stop when the held-out loss no longer falls."
     )
     seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of data order, adapter start and dropout.")
+    rules = (
+        Rule(
+            "!has(self.microBatchSize) || !has(self.batchSize) || self.batchSize % self.microBatchSize == 0",
+            "training.batchSize is no multiple of training.microBatchSize; choose a divisor of batchSize",
+        ),
+    )
 
 
 class Gate(ApiModel):
@@ -185,6 +191,10 @@ class Gate(ApiModel):
         Rule(
             "!has(self.min) || !has(self.max) || self.min <= self.max",
             "min is over max: no value can pass this gate; lower min or raise max",
+        ),
+        Rule(
+            "self.metric != 'exactMatch' || !has(self.min) || self.min <= 1.0",
+            "exactMatch is a share from 0 to 1, so that no adapter can pass a min over 1; write 90 % as 0.9",
         ),
     )
 

@@ -105,6 +105,26 @@ def apply(kubeconfig: Path, body: dict[str, Any]) -> tuple[int, str]:
             id="a gate that none can pass",
         ),
         pytest.param(
+            {"evaluation.metrics": ["exactMatch"], "evaluation.gates": [{"metric": "exactMatch", "min": 90}]},
+            "exactMatch is a share from 0 to 1, so that no adapter can pass a min over 1; write 90 % as 0.9",
+            id="a gate in per cent",
+        ),
+        pytest.param(
+            {"training.batchSize": 7, "training.microBatchSize": 4},
+            "training.batchSize is no multiple of training.microBatchSize; choose a divisor of batchSize",
+            id="a micro-batch that does not divide the batch",
+        ),
+        pytest.param(
+            {"output.endpoint": "minio:9000"},
+            'spec.output.endpoint: Invalid value: "minio:9000": must begin with http:// or https://, as in http://',
+            id="an endpoint without a scheme",
+        ),
+        pytest.param(
+            {"compute.requests": {"memory": "lots"}},
+            'spec.compute.requests.memory: Invalid value: "lots": must be a quantity, such as 500m or 2 of cpu',
+            id="memory in words",
+        ),
+        pytest.param(
             {"dataset.evalFraction": 0, "evaluation.gates": [{"metric": "loss", "max": 1}]},
             "evaluation.gates need held-out examples: set dataset.eval or a dataset.evalFraction over 0",
             id="gates without held-out examples",
@@ -135,6 +155,11 @@ def test_a_bad_fine_tune_is_refused_with_its_reason(crds: Path, changes: dict[st
             {"adapters": [{"name": "a", "uri": "hf://org/adapter"}]},
             "must look like s3://bucket/prefix/adapters/<version>",
             id="an adapter outside of S3",
+        ),
+        pytest.param(
+            {"adapters": [{"name": "a", "uri": "s3://bucket/prefix"}]},
+            "must look like s3://bucket/prefix/adapters/<version>, as status.adapter.uri of a LoraFineTune has it",
+            id="a prefix in place of a version",
         ),
         pytest.param(
             {"adapters": [{"name": "a", "uri": "s3://b/p"}, {"name": "a", "uri": "s3://b/q"}]},

@@ -6,8 +6,10 @@ Each starts a program as users run it; nothing is imitated.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -65,7 +67,7 @@ def listens(port: int) -> bool:
 
 
 class Program:
-    """A process with its log in a file."""
+    """A process with its log in a file, in a process group of its own: vLLM starts another one, its engine."""
 
     def __init__(self, command: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
         self.command = command
@@ -76,11 +78,12 @@ class Program:
     def start(self) -> None:
         """Starts it."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self._env)
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self._env, process_group=0)
 
     def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
+        """SIGKILL, to all that it started, too."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> int:

@@ -5,6 +5,7 @@ Reading the cluster and the pods' /state is not done here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +16,9 @@ from loraline_operator import naming, observed, observed_finetune
 from loraline_operator.actions import Manifest
 from loraline_operator.observed import FineTuneObject
 from loraline_operator.observed_finetune import Stuck
+
+LOG_PREFIX = re.compile(r"^\d{4}-\d\d-\d\d [\d:,]+ [A-Z]+ ")
+"""Time and level of a log line: a container's last words are the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +154,17 @@ def with_state(pod: ServingPod, state: SwitchboardState | None) -> ServingPod:
 
 
 def _crash(status: Manifest) -> str:
-    """Name, exit code and last words of the first container that waits after a crash."""
+    """Name, exit code and last words of the first container that waits after a crash.
+
+    The kubelet shows such a container as waiting in CrashLoopBackOff, or for a while as terminated.
+    """
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        ended = (container.get("lastState") or {}).get("terminated") or {}
-        if waiting.get("reason") == "CrashLoopBackOff" and ended:
-            words = " ".join(str(ended.get("message") or ended.get("reason") or "").split())[-400:]
-            return f"container {container['name']} exited with code {ended.get('exitCode')}: {words}"
+        state = container.get("state") or {}
+        ended = state.get("terminated") or {}
+        if (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff":
+            ended = (container.get("lastState") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            words = " ".join(str(ended.get("message") or ended.get("reason") or "").split())
+            last = LOG_PREFIX.sub("", words)[-400:]
+            return f"container {container['name']} exited with code {ended['exitCode']}: {last}"
     return ""

@@ -78,6 +78,20 @@ def test_a_cluster_that_is_running_is_not_started_again(tmp_path: Path) -> None:
     assert again.stderr == f"up.sh: {tmp_path} is running already; down.sh {tmp_path} stops it\n"
 
 
+def test_a_program_of_a_cluster_holds_no_lock_of_its_starter(tmp_path: Path) -> None:
+    for name in ("pids", "logs"):
+        (tmp_path / name).mkdir()
+    script = f"""
+        dir={tmp_path}; . tests/cluster/lib.sh
+        exec 9>{tmp_path}/lock; flock 9
+        start sleeper sleep 600
+        exec 9>&-; flock --wait 20 {tmp_path}/lock true && echo free
+        kill "$!"
+    """
+    done = subprocess.run(["bash", "-euc", script], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stdout) == (0, b"free\n")
+
+
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a cluster with a node."""

@@ -43,9 +43,10 @@ parts:
 fmt: ## Format the code.
 	@$(DEV); "$$dev/bin/ruff" check --fix .; "$$dev/bin/ruff" format .
 
-generate: ## Write what is generated: CRD YAML, the chart's copy of it, the field reference, Argo CD's patch.
+generate: ## Write what is generated: CRD YAML, the chart's copy of it, the field reference, Argo CD's patch, the policy's schema.
 	@$(DEV); "$$dev/bin/python" -m loraline_api.crd crds; "$$dev/bin/python" -m loraline_api.crd charts/loraline/crds; \
-	"$$dev/bin/python" docs/generate.py; "$$dev/bin/python" charts/argocd/generate.py
+	"$$dev/bin/python" docs/generate.py; "$$dev/bin/python" charts/argocd/generate.py; \
+	"$$dev/bin/python" charts/generate_schema.py
 
 lock: ## Pin the dependencies anew.
 	@tests/tools/lock.sh

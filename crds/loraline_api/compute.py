@@ -40,7 +40,8 @@ class Compute(ApiModel):
     gpu_type: str | None = Field(
         default=None,
         max_length=63,
-        description="Runs on nodes whose label nvidia.com/gpu.product has this value, as in NVIDIA-H100-80GB-HBM3.",
+        description="Runs on nodes whose label nvidia.com/gpu.product has this value, as in NVIDIA-H100-80GB-HBM3. A "
+        "fine-tune may also name a card of the policy's catalogue, as in H100.",
     )
     requests: ResourceRequests = Field(default=ResourceRequests(), description="CPU, memory and disk of the pod.")
     node_selector: dict[str, str] = Field(default={}, description="Labels that the node must have.")
@@ -51,3 +52,8 @@ class Compute(ApiModel):
     service_account_name: ObjectName | None = Field(
         default=None, description="ServiceAccount of the pods, for workload identity (default: default)."
     )
+
+    @property
+    def total_gpus(self) -> int:
+        """GPUs of all pods together."""
+        return self.gpus

@@ -48,6 +48,8 @@ class Reason(StrEnum):
     # The object
     INVALID_SPEC = "InvalidSpec"
     NAME_CONFLICT = "NameConflict"
+    POLICY_VIOLATION = "PolicyViolation"
+    POLICY_INVALID = "PolicyInvalid"
     # Run control
     PENDING = "Pending"
     RUNNING = "Running"
@@ -58,6 +60,8 @@ class Reason(StrEnum):
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     UNSCHEDULABLE = "Unschedulable"
+    GPU_TOO_SMALL = "GpuTooSmall"
+    WAITING_FOR_GPUS = "WaitingForGpus"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONFIG_MISSING = "ConfigMissing"
     # Outcomes of an attempt (loraline_api.outcome says which exit code means which)

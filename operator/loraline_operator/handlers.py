@@ -38,7 +38,7 @@ def registry(changed: Changed) -> kopf.OperatorRegistry:
     for kind in (Kind.FINE_TUNE, Kind.ADAPTER_DEPLOYMENT):
         kopf.on.event(GROUP, VERSION, RESOURCES[kind].plural, registry=handlers)(_own(kind, changed))
     for group, kind in (("batch", Kind.JOB), ("", Kind.POD), ("apps", Kind.DEPLOYMENT)):
-        kopf.on.event(group, "v1", RESOURCES[kind].plural, registry=handlers)(_child(changed))
+        kopf.on.event(group, "v1", RESOURCES[kind].plural, registry=handlers)(_child(kind, changed))
     kopf.on.event("", "v1", "configmaps", registry=handlers)(_own(Kind.CONFIG_MAP, changed))
     return handlers
 
@@ -74,12 +74,13 @@ def _own(kind: Kind, changed: Changed) -> Callable[..., Any]:
     return handle
 
 
-def _child(changed: Changed) -> Callable[..., Any]:
-    """Takes events of children; their label names the object."""
+def _child(kind: Kind, changed: Changed) -> Callable[..., Any]:
+    """Takes events of children: their label names the object, and others may wait for the child itself."""
 
-    async def handle(namespace: str, labels: Mapping[str, str], **_: Any) -> None:
-        for label, kind in OWNERS.items():
+    async def handle(name: str, namespace: str, labels: Mapping[str, str], **_: Any) -> None:
+        changed(Ref(kind, namespace, name))
+        for label, owner in OWNERS.items():
             if label in labels:
-                changed(Ref(kind, namespace, labels[label]))
+                changed(Ref(owner, namespace, labels[label]))
 
     return handle

@@ -15,6 +15,7 @@ from loraline_api.conditions import Reason
 from loraline_api.progress import Progress
 from loraline_operator import naming, observed
 from loraline_operator.actions import Manifest
+from loraline_operator.observed_claims import Claim
 
 IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -124,6 +125,8 @@ class ObservedFineTune:
     """What the running attempt tells; None when it does not answer."""
     stuck: Stuck | None = None
     """Why there is no running pod, as events say what no status does (a missing Secret, a quota)."""
+    claims: tuple[Claim, ...] = ()
+    """GPUs that the fine-tunes of the namespace hold or wait for; read only where the policy limits them."""
     conflict: str | None = None
     """A child's name that belongs to something else, found by the last write."""
 

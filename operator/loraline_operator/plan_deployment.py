@@ -9,6 +9,7 @@ from datetime import datetime
 
 from loraline_api.conditions import Reason
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
+from loraline_api.policy import ALLOW_ALL, Policy
 from loraline_api.routing import TABLE_KEY, Route, RouteVersion, RoutingTable
 from loraline_api.storage import S3Access
 from loraline_operator import (
@@ -16,6 +17,7 @@ from loraline_operator import (
     manifests_serving,
     naming,
     plan_cleanup,
+    plan_policy,
     plan_rollout,
     plan_serving,
     plan_targets,
@@ -40,14 +42,19 @@ cache that was older than the table."""
 
 
 def plan(
-    object: DeploymentObject, observed: ObservedDeployment, settings: Settings, now: datetime
+    object: DeploymentObject,
+    observed: ObservedDeployment,
+    settings: Settings,
+    now: datetime,
+    policy: Policy = ALLOW_ALL,
 ) -> Plan[AdapterDeploymentStatus]:
     """The plan for an AdapterDeployment; applied to its own result it is empty. Its children go with it."""
     now = now.replace(microsecond=0)
     if object.meta.is_deleting:
         holds = naming.FINALIZER in object.meta.finalizers
         return Plan((plan_cleanup.remove_finalizer(object),) if holds else ())
-    problem = _problem(object, observed)
+    has_workload = observed.workload is not None
+    problem = _problem(object, observed) or plan_policy.deployment_refused(object, policy, has_workload=has_workload)
     if problem is not None:
         reason, message = problem
         wait_s = CONFLICT_INTERVAL_S if reason is Reason.NAME_CONFLICT else None

@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 from loraline_api import API_VERSION, crd
 from loraline_api.conditions import Reason
 from loraline_api.outcome import ExitCode
+from loraline_api.policy import Policy
 from loraline_operator.actions import Kind, Manifest
+from loraline_operator.observed_claims import Claim
 from loraline_operator.observed_finetune import DataProblem, MissingData, Stuck
 from unit.operator.builders import (
+    NOW,
     FineTuneBuilder,
     a_finetune,
     a_pod,
@@ -70,11 +73,18 @@ def finetunes() -> dict[str, State]:
     held = after(running.with_spec("suspend", True), seen(a_snapshot(job.run_id)))
     other = running.with_spec("training.seed", 7)
     from_map = new.with_spec("dataset.train", {"uri": "configmap://tickets/train"})
+    strict = Policy.model_validate({"limits": {"rank": 8}})
+    one_gpu = Policy.model_validate({"limits": {"gpus": 1}})
+    taken = (Claim("first", NOW, 1, holds=True, jobs=("first-1",)), Claim("tickets", NOW, 1, waits=True))
+    large = new.with_spec("baseModel.uri", "hf://Qwen/Qwen2.5-72B").with_spec("compute", {"gpuType": "L4"})
     no_data = {"train": MissingData(DataProblem.NO_CONFIG_MAP)}
     return {
         "unseen": State(_finetune(new) | {"status": crd.UNSEEN}, PROGRESSING, UNSEEN),
         "waiting-for-data": State(_finetune(after(from_map, seen(data=no_data))), PROGRESSING),
         "invalid": State(_finetune(after(new.with_spec("training.epochs", "many"), seen())), DEGRADED),
+        "refused-by-policy": State(_finetune(after(new, seen(), policy=strict)), DEGRADED),
+        "gpu-too-small": State(_finetune(after(large, seen())), DEGRADED),
+        "waiting-for-gpus": State(_finetune(after(new, replace(seen(), claims=taken), policy=one_gpu)), PROGRESSING),
         "pending": State(_finetune(started), PROGRESSING),
         "queued": State(_finetune(after(started, seen(replace(job, is_suspended=True)))), PROGRESSING),
         "unschedulable": State(_finetune(after(started, seen(job, stuck))), PROGRESSING),

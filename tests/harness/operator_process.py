@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+import yaml
 
 from cluster import fixture
+from harness.door import Door
 from loraline_api import conditions
 from loraline_api.conditions import ConditionType
 from loraline_api.finetune import LoraFineTuneStatus
@@ -48,6 +50,21 @@ def install_crds(kubeconfig: Path) -> None:
     files = [f"--filename={path}" for path in sorted((REPOSITORY / "crds").glob("*.yaml"))]
     kubectl(kubeconfig, "apply", *files)
     kubectl(kubeconfig, "wait", "--for=condition=Established", "--timeout=30s", *files)
+
+
+def through(door: Door, folder: Path) -> Path:
+    """A kubeconfig that leads through the door."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "door", "cluster": {"server": f"http://127.0.0.1:{door.port}"}}],
+        "users": [{"name": "nobody", "user": {}}],
+        "contexts": [{"name": "door", "context": {"cluster": "door", "user": "nobody"}}],
+        "current-context": "door",
+    }
+    path = folder / "door.kubeconfig"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], what: str, limit_s: float = LIMIT_S) -> T:

@@ -67,9 +67,10 @@ class Server(ApiModel):
         Rule(
             "!has(self.extraArgs) || self.extraArgs.all(a, !a.startsWith('--host') && !a.startsWith('--port') && "
             "!a.startsWith('--api-server-count') && !a.startsWith('--served-model-name') && "
-            "!a.startsWith('--lora-modules'))",
+            "!a.startsWith('--lora-modules') && !a.startsWith('--max-lora') && !a.startsWith('--max-cpu-lora'))",
             "server.extraArgs holds an argument that Loraline sets itself (--host, --port, --api-server-count, "
-            "--served-model-name or --lora-modules); remove it",
+            "--served-model-name, --lora-modules, --max-loras, --max-lora-rank or --max-cpu-loras); remove it, and set "
+            "server.maxLoras, maxLoraRank and maxCpuLoras for the last three",
         ),
     )
 

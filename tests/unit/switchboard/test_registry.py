@@ -136,3 +136,16 @@ def test_a_pod_that_is_stopping_is_not_ready_and_still_answers() -> None:
     registry.is_stopping = True
     assert registry.why_not_ready() == "the switchboard is stopping"
     assert model_of(registry) == f"tickets@{OLD}"
+
+
+def test_a_pod_whose_answers_differ_from_the_others_is_not_ready() -> None:
+    registry = a_registry(OLD, OLD)
+    registry.pod = "pod-1"
+    prove(registry, OLD)
+    for distrusted, problem in (
+        (["pod-2"], ""),
+        (["pod-1"], "the other replicas answer the probe otherwise; delete this pod to have another one made"),
+    ):
+        read = a_table(OLD, OLD)
+        registry.adopt(ReadTable(read.table.model_copy(update={"distrusted": distrusted}), read.digest))
+        assert registry.why_not_ready() == problem

@@ -48,14 +48,15 @@ class Finding:
 class Checks:
     """The checks of one deployment."""
 
-    base_digest: str | None
+    is_base_known: bool
+    """Whether a pod has described the base model that is served."""
     findings: Mapping[tuple[str, str], Finding]
     """By version and URI."""
     actions: tuple[Action, ...] = ()
 
     def of(self, version: RouteVersion) -> Finding:
         """What is known of a version."""
-        if self.base_digest is None:
+        if not self.is_base_known:
             return Finding(
                 reason=Reason.PODS_NOT_READY, message="is checked as soon as a pod tells which base model it serves"
             )
@@ -99,7 +100,7 @@ def checks(
                 meta, spec, wanted[name], base_digest=digest, storage=storage, settings=settings
             )
             actions.append(Create(ref, manifest))
-    return Checks(digest, findings, tuple(actions))
+    return Checks(digest is not None and digest == known, findings, tuple(actions))
 
 
 def _base_actions(meta: Meta, observed: ObservedDeployment, digest: str | None) -> tuple[Action, ...]:

@@ -157,10 +157,18 @@ def events(old: AdapterDeploymentStatus, new: AdapterDeploymentStatus) -> tuple[
             found.append(Event(Reason.ROLLING_OUT, f"route {route.name}: version {route.target} is being rolled out"))
         if route.rejected is not None and (known is None or known.rejected != route.rejected):
             found.append(Event(route.reason, f"route {route.name}: {route.message}"[:1000], is_warning=True))
+    left_out = api_conditions.find(tuple(new.conditions), ConditionType.SELECTED)
+    if left_out is not None and left_out.status is FALSE and left_out.reason != _reason(old, ConditionType.SELECTED):
+        found.append(Event(left_out.reason, left_out.message[:1000], is_warning=True))
     reason, message = _stalled_by(new)
     if reason and reason != _stalled_by(old)[0] and not any(event.is_warning for event in found):
         found.append(Event(reason, message[:1000], is_warning=True))
     return tuple(found)
+
+
+def _reason(status: AdapterDeploymentStatus, kind: ConditionType) -> str:
+    condition = api_conditions.find(tuple(status.conditions), kind)
+    return condition.reason if condition is not None else ""
 
 
 def _stalled_by(status: AdapterDeploymentStatus) -> tuple[str, str]:

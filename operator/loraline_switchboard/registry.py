@@ -37,6 +37,7 @@ class Held:
     answer: ProbeAnswer | None = None
     proved_at: datetime | None = None
     checked_at: datetime | None = None
+    doubts: int = 0  # proofs in a row that did not hold
     check_due: float = 0.0  # when the proof is to be made again, by the worker's clock
     in_flight: int = 0
     failures: int = 0

@@ -36,6 +36,9 @@ BASE_TASK = "base"
 PROOF_TASK = "proof"
 """Key of the task that proves a loaded version again."""
 
+DOUBTS = 2
+"""Proofs in a row that have to fail before vLLM is started again."""
+
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 """Waits between two tries of a version that is Retrying; the last one repeats."""
 
@@ -180,7 +183,11 @@ class Worker:
         if not held.is_proved or self.registry.engine_generation != generation:
             return
         if proof.is_finite(answer) and answer.agrees_with(before):
-            held.checked_at = datetime.now(UTC)
+            held.checked_at, held.doubts = datetime.now(UTC), 0
+            return
+        held.doubts += 1
+        if held.doubts < DOUBTS:
+            held.check_due = self._clock()
             return
         problem = (
             f"vLLM answers the probe of {held.name} otherwise than when it was loaded (fingerprint "
@@ -262,7 +269,7 @@ class Worker:
             return
         held.root, held.answer, held.proved_at, held.checked_at = root, answer, datetime.now(UTC), datetime.now(UTC)
         held.check_due = self._clock() + self._pace.proof_s
-        held.phase, held.reason, held.message, held.failures = VersionPhase.PROVED, None, "", 0
+        held.phase, held.reason, held.message, held.failures, held.doubts = VersionPhase.PROVED, None, "", 0, 0
         log.info("proved %s, fingerprint %s", held.name, answer.fingerprint)
         self.registry.settle()
 

@@ -90,6 +90,15 @@ async def test_a_version_is_not_asked_again_before_its_time(pod: Pod) -> None:
     assert pod.server.asked == 1
 
 
+async def test_one_answer_that_differs_is_asked_for_again(pod: Pod) -> None:
+    pod.server.logprob = -3.0
+    pod.now[0] += 601
+    await turn_until(pod.worker, lambda: pod.held.doubts == 1)
+    pod.server.logprob = -1.0
+    await turn_until(pod.worker, lambda: pod.held.doubts == 0)
+    assert pod.held.is_proved
+
+
 async def test_a_version_that_answers_as_before_is_proved_again_and_says_when(pod: Pod) -> None:
     first = pod.held.checked_at
     pod.now[0] += 601

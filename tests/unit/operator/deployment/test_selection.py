@@ -124,6 +124,7 @@ def test_a_bad_adapter_of_a_selected_fine_tune_is_told_and_leaves_the_deployment
     selected = world.condition("Selected")
     assert selected is not None
     assert selected[:2] == (FALSE, "RankExceedsServer")
+    assert world.events.count(selected[2]) == 1
     assert world.condition("Ready") == (TRUE, "Serving", "the base model and 1 route answer from 1 ready pods")
     assert world.condition("Stalled") is None
     assert world.status.phase == "Ready"

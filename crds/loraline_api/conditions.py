@@ -38,6 +38,7 @@ class ConditionType(StrEnum):
     # AdapterDeployment
     COMPATIBLE = "Compatible"
     LOADED = "Loaded"
+    SELECTED = "Selected"
     PROGRESSING = "Progressing"
     DEGRADED = "Degraded"
 
@@ -84,6 +85,10 @@ class Reason(StrEnum):
     ROLLING_OUT = "RollingOut"
     WAITING_FOR_ADAPTER = "WaitingForAdapter"
     FINETUNE_NOT_FOUND = "FineTuneNotFound"
+    CHECK_FAILED = "CheckFailed"
+    NO_FREE_SLOT = "NoFreeSlot"
+    TOO_MANY_ROUTES = "TooManyRoutes"
+    REPLICAS_DISAGREE = "ReplicasDisagree"
     PODS_NOT_READY = "PodsNotReady"
     SERVING = "Serving"
     ADAPTER_REJECTED = "AdapterRejected"

@@ -14,6 +14,7 @@ from loraline_operator import (
     plan_data,
     plan_deployment,
     plan_finetune,
+    references,
 )
 from loraline_operator.actions import Kind, Ref
 from loraline_operator.cluster import Cluster
@@ -68,6 +69,8 @@ def _finetune_targets(finetune: FineTuneObject) -> Iterable[Ref]:
 
 
 def _finetunes_of(deployment: DeploymentObject) -> Iterable[Ref]:
-    """The fine-tunes of its routes."""
+    """The fine-tunes of its routes; with a selector all of the namespace, as each may come to match."""
     names = observe_deployment.finetune_names(deployment)
+    if deployment.spec is not None and deployment.spec.adapter_selector is not None:
+        names = (*names, references.ANY)
     return [Ref(Kind.FINE_TUNE, deployment.meta.namespace, name) for name in names]

@@ -177,6 +177,26 @@ def test_a_bad_fine_tune_is_refused_with_its_reason(crds: Path, changes: dict[st
             "server.extraArgs holds an argument that Loraline sets itself",
             id="an argument that opens vLLM to the network",
         ),
+        pytest.param(
+            {"server.extraArgs": ["--max-cpu-loras=64"]},
+            "remove it, and set server.maxLoras, maxLoraRank and maxCpuLoras for the last three",
+            id="a limit past its field",
+        ),
+        pytest.param(
+            {"adapterSelector": {"matchLabels": {"serve": "support"}}},
+            "spec.adapterSelector needs spec.storage",
+            id="a selector without storage",
+        ),
+        pytest.param(
+            {"storage": {}, "adapterSelector": {"matchExpressions": [{"key": "serve", "operator": "In"}]}},
+            "matchExpressions: serve has operator In: In and NotIn need at least one of values, Exists and",
+            id="a selector that compares with nothing",
+        ),
+        pytest.param(
+            {"storage": {}, "adapterSelector": {"matchExpressions": [{"key": "serve", "operator": "Equals"}]}},
+            'supported values: "In", "NotIn", "Exists", "DoesNotExist"',
+            id="a selector with an operator that Kubernetes has not",
+        ),
     ],
 )
 def test_a_bad_deployment_is_refused_with_its_reason(crds: Path, changes: dict[str, Any], sentence: str) -> None:
@@ -196,6 +216,20 @@ def test_the_base_model_of_a_deployment_cannot_be_changed(crds: Path) -> None:
     )
     code, answer = apply(crds, with_spec(DEPLOYMENT, {"baseModel.uri": "hf://org/other"}))
     assert (code != 0, "create another AdapterDeployment and move the callers" in answer) == (True, True), answer
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        {},
+        {"matchLabels": {"team.example.com/serve": "support"}},
+        {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}, {"key": "c", "operator": "Exists"}]},
+    ],
+    ids=["everything", "a label", "expressions"],
+)
+def test_a_selector_as_kubernetes_has_it_is_accepted(crds: Path, selector: dict[str, Any]) -> None:
+    code, answer = apply(crds, with_spec(DEPLOYMENT, {"storage": {}, "adapterSelector": selector}))
+    assert code == 0, answer
 
 
 @pytest.mark.parametrize("body", [FINETUNE, DEPLOYMENT], ids=["LoraFineTune", "AdapterDeployment"])

@@ -25,7 +25,7 @@ from unit.operator.builders import (
     failed,
     seen,
 )
-from unit.operator.deployment.serving_world import FIRST, SECOND, World
+from unit.operator.deployment.serving_world import FIRST, SECOND, World, uri
 from unit.operator.planning import after, the_job
 
 PROGRESSING, HEALTHY, DEGRADED, SUSPENDED = "Progressing", "Healthy", "Degraded", "Suspended"
@@ -132,13 +132,28 @@ def deployments() -> dict[str, State]:
     scaled.settle()
     deleting = world()
     deleting.manifest["metadata"]["deletionTimestamp"] = DELETED_AT
-    rolling = world(lambda made: made.tune(SECOND), look)
+    rolling = world(lambda made: made.tune(SECOND), lambda made: made.check())
+    checking = world(lambda made: made.tune(SECOND), look)
+    full = World(server={"maxLoras": 2}, adapters=[{"name": f"r{number}", "uri": uri(FIRST)} for number in range(4)])
+    full.settle()
+    label = {"serve": "support"}
+    selecting = World(adapters=[], adapterSelector={"matchLabels": label}, storage={})
+    selecting.tune(FIRST, labels=label)
+    selecting.tune(SECOND, name="large", rank=128, labels=label)
+    selecting.settle()
+    odd = world(pods=3)
+    odd.pods[1].seed = 1
+    odd.settle()
     return {
         "unseen": State(_deployment(World()) | {"status": crd.UNSEEN}, PROGRESSING, UNSEEN),
         "starting": State(_deployment(starting), PROGRESSING),
         "ready": State(_deployment(world()), HEALTHY),
         "waiting-for-adapter": State(_deployment(world(version=None, storage={})), PROGRESSING),
         "rolling-out": State(_deployment(rolling), PROGRESSING, condition="Progressing"),
+        "checking": State(_deployment(checking), PROGRESSING, condition="Progressing"),
+        "no-free-slot": State(_deployment(full), DEGRADED),
+        "selected-trouble": State(_deployment(selecting), HEALTHY),
+        "replicas-disagree": State(_deployment(odd), DEGRADED, kstatus_name="InProgress"),
         "refused-version": State(_deployment(refused), DEGRADED),
         "finetune-not-found": State(_deployment(lost), PROGRESSING),
         "crashing-pod": State(_deployment(world(crash, look)), DEGRADED, kstatus_name="InProgress"),

@@ -44,7 +44,7 @@ async def test_a_switchboard_that_starts_again_takes_over_what_vllm_holds(
     assert (await switchboard.ask("tickets"))[1]["x-loraline-version"] == second.version
 
 
-@pytest.mark.parametrize("switchboard", [("--hang-seconds", "8")], indirect=True)
+@pytest.mark.parametrize("switchboard", [("--hang-seconds", "12")], indirect=True)
 async def test_a_vllm_that_hangs_fails_its_liveness_and_once_started_again_everything_is_proved_again(
     switchboard: Switchboard, vllm: Vllm, s3: S3, base: Path, adapters: tuple[Path, Path]
 ) -> None:
@@ -55,7 +55,7 @@ async def test_a_vllm_that_hangs_fails_its_liveness_and_once_started_again_every
     assert (await switchboard.get("/engine/health"))[0] == 200
     vllm.program.signal(signal.SIGSTOP)
     state = await until(switchboard, lambda state: not state.ready, timeout_s=60)
-    assert state.message == "vLLM gave no token for 8 s: it is started again"
+    assert state.message == "vLLM gave no token for 12 s: it is started again"
     assert (await switchboard.get("/engine/health"))[0] == 503
     vllm.program.kill()
     state = await until(switchboard, lambda state: state.message.startswith("vLLM is not reached on"))
@@ -69,7 +69,10 @@ async def test_a_vllm_that_hangs_fails_its_liveness_and_once_started_again_every
     _, _, after = await switchboard.ask("tickets")
     assert after["choices"] == before["choices"]
     (again,) = (await switchboard.state()).versions
-    assert (again.fingerprint, again.answer) == (proved.fingerprint, proved.answer)
+    assert again.fingerprint == proved.fingerprint
+    assert again.answer is not None
+    assert proved.answer is not None
+    assert again.answer.agrees_with(proved.answer)
 
 
 @pytest.mark.parametrize("switchboard", [("--proof-seconds", "0.5")], indirect=True)

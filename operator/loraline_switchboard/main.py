@@ -75,19 +75,22 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds without a token after which vLLM counts as hung",
     )
 
-    checking = commands.add_parser("preflight", parents=[storage], help="check an adapter before pods load it")
-    checking.add_argument("--version", required=True, help="version of the adapter")
-    checking.add_argument("--uri", required=True, help="its place, s3://bucket/prefix/adapters/<version>")
-    checking.add_argument("--base", type=Path, required=True, help="file that describes the base model")
-    checking.add_argument("--base-digest", required=True, help="digest of the base model that is served")
-    checking.add_argument("--max-lora-rank", type=int, required=True, help="highest rank that the server takes")
-    checking.add_argument("--verdict", type=Path, default=Path(pods.TERMINATION_LOG), help="file for the verdict")
+    _add_preflight(commands.add_parser("preflight", parents=[storage], help="check an adapter before pods load it"))
 
     fetching = commands.add_parser("fetch-base", parents=[storage], help="bring the base model into a folder")
     fetching.add_argument("--uri", required=True, help="hf://org/name or s3://bucket/prefix")
     fetching.add_argument("--revision", help="branch, tag or commit (hf:// only)")
     fetching.add_argument("--to", type=Path, required=True, help="the folder")
     return parser
+
+
+def _add_preflight(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", required=True, help="version of the adapter")
+    parser.add_argument("--uri", required=True, help="its place, s3://bucket/prefix/adapters/<version>")
+    parser.add_argument("--base", type=Path, required=True, help="file that describes the base model")
+    parser.add_argument("--base-digest", required=True, help="digest of the base model that is served")
+    parser.add_argument("--max-lora-rank", type=int, required=True, help="highest rank that the server takes")
+    parser.add_argument("--verdict", type=Path, default=Path(pods.TERMINATION_LOG), help="file for the verdict")
 
 
 def _settings(options: argparse.Namespace) -> serve.Settings:

@@ -134,16 +134,6 @@ def deployments() -> dict[str, State]:
     deleting.manifest["metadata"]["deletionTimestamp"] = DELETED_AT
     rolling = world(lambda made: made.tune(SECOND), lambda made: made.check())
     checking = world(lambda made: made.tune(SECOND), look)
-    full = World(server={"maxLoras": 2}, adapters=[{"name": f"r{number}", "uri": uri(FIRST)} for number in range(4)])
-    full.settle()
-    label = {"serve": "support"}
-    selecting = World(adapters=[], adapterSelector={"matchLabels": label}, storage={})
-    selecting.tune(FIRST, labels=label)
-    selecting.tune(SECOND, name="large", rank=128, labels=label)
-    selecting.settle()
-    odd = world(pods=3)
-    odd.pods[1].seed = 1
-    odd.settle()
     return {
         "unseen": State(_deployment(World()) | {"status": crd.UNSEEN}, PROGRESSING, UNSEEN),
         "starting": State(_deployment(starting), PROGRESSING),
@@ -151,9 +141,7 @@ def deployments() -> dict[str, State]:
         "waiting-for-adapter": State(_deployment(world(version=None, storage={})), PROGRESSING),
         "rolling-out": State(_deployment(rolling), PROGRESSING, condition="Progressing"),
         "checking": State(_deployment(checking), PROGRESSING, condition="Progressing"),
-        "no-free-slot": State(_deployment(full), DEGRADED),
-        "selected-trouble": State(_deployment(selecting), HEALTHY),
-        "replicas-disagree": State(_deployment(odd), DEGRADED, kstatus_name="InProgress"),
+        **_of_many(),
         "refused-version": State(_deployment(refused), DEGRADED),
         "finetune-not-found": State(_deployment(lost), PROGRESSING),
         "crashing-pod": State(_deployment(world(crash, look)), DEGRADED, kstatus_name="InProgress"),
@@ -162,6 +150,27 @@ def deployments() -> dict[str, State]:
         "invalid": State(_deployment(invalid), DEGRADED),
         "edited": State(_deployment(edited), PROGRESSING, UNSEEN),
         "deleting": State(_deployment(deleting), *DELETING),
+    }
+
+
+def _of_many() -> dict[str, State]:
+    """Deployments of several routes or pods."""
+    full = World(server={"maxLoras": 2}, adapters=[{"name": f"r{number}", "uri": uri(FIRST)} for number in range(4)])
+    full.settle()
+    label = {"serve": "support"}
+    selecting = World(adapters=[], adapterSelector={"matchLabels": label}, storage={})
+    selecting.tune(FIRST, labels=label)
+    selecting.tune(SECOND, name="large", rank=128, labels=label)
+    selecting.settle()
+    odd = World(pods=3)
+    odd.tune(FIRST)
+    odd.settle()
+    odd.pods[1].seed = 1
+    odd.settle()
+    return {
+        "no-free-slot": State(_deployment(full), DEGRADED),
+        "selected-trouble": State(_deployment(selecting), HEALTHY),
+        "replicas-disagree": State(_deployment(odd), DEGRADED, kstatus_name="InProgress"),
     }
 
 

@@ -50,6 +50,7 @@ class Asking:
         self._arguments = (url, model, str(MAX_TOKENS))
         self._messages = list(messages)
         self._answers: list[Answer] = []
+        self._workers = 1
         self._process: subprocess.Popen[bytes] | None = None
         self._reader = threading.Thread(target=self._read, daemon=True)
 
@@ -63,6 +64,9 @@ class Asking:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with self._running as process:
+            if kind is None:
+                # In kubectl 1.37 the end of stdin keeps the deadline of the last write: after 60 s it never arrives.
+                self._write({"workers": self._workers})
             self._pipe.close()
             if kind is not None:
                 process.terminate()
@@ -72,6 +76,7 @@ class Asking:
 
     def set_workers(self, count: int) -> None:
         """Questions under way at once, at most 4; 1 at first."""
+        self._workers = count
         self._write({"workers": count})
 
     @property

@@ -45,6 +45,23 @@ class Histories(RuleBasedStateMachine):
     def lose_pods(self) -> None:
         self.world.lose_pods()
 
+    @rule(nodes=st.sampled_from([1, 2]), room=st.integers(0, 2))
+    def change_nodes(self, nodes: int, room: int) -> None:
+        self.world.finetune = self.world.finetune.with_spec("compute.nodes", nodes)
+        self.world.room = room
+
+    @rule(queue=st.sampled_from([{}, {naming.KUEUE_QUEUE_LABEL: "gpus"}]))
+    def change_queue(self, queue: dict[str, str]) -> None:
+        self.world.finetune = self.world.finetune.with_metadata(labels=queue)
+
+    @rule()
+    def admit(self) -> None:
+        self.world.admit()
+
+    @rule()
+    def preempt(self) -> None:
+        self.world.preempt()
+
     @rule()
     def reconcile(self) -> None:
         self.world.reconcile()

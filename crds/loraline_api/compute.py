@@ -57,3 +57,40 @@ class Compute(ApiModel):
     def total_gpus(self) -> int:
         """GPUs of all pods together."""
         return self.gpus
+
+
+MAX_NODES = 64
+"""Pods of one attempt. Two digits: the names of the pods end with their number."""
+
+
+class TrainingCompute(Compute):
+    """Where and on what the training pods run: every node is one pod."""
+
+    gpus: int = Field(
+        default=1,
+        ge=0,
+        le=16,
+        json_schema_extra=by_rule(
+            Rule("self >= 0 && self <= 16", "must be from 0 (trains on CPUs) to 16; for more GPUs raise compute.nodes")
+        ),
+        description="GPUs of each node; 0 trains on CPUs.",
+    )
+    nodes: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_NODES,
+        json_schema_extra=by_rule(
+            Rule(f"self >= 1 && self <= {MAX_NODES}", f"must be from 1 to {MAX_NODES}; 1 is the usual fine-tune")
+        ),
+        description="Nodes that train together, each on its share of a batch. All start or none does.",
+    )
+
+    @property
+    def total_gpus(self) -> int:
+        """GPUs of all nodes together."""
+        return self.nodes * self.gpus
+
+    @property
+    def processes(self) -> int:
+        """Training processes of all nodes: one for each GPU, or one a node on CPUs."""
+        return self.nodes * max(self.gpus, 1)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from loraline_api import storage
-from loraline_api.compute import Compute
+from loraline_api.compute import TrainingCompute
 from loraline_api.conditions import Condition
 from loraline_api.model import ApiModel, Rule, StatusModel, by_rule
 from loraline_api.outcome import MetricResult, Sample
@@ -23,6 +23,10 @@ OUTPUT_URI = r"^s3://[^/\s]+(/[^\r\n]*)?$"
 
 MAX_HISTORY = 10
 """Runs kept in status.history."""
+
+
+PROCESSES = "self.compute.nodes * (self.compute.gpus > 0 ? self.compute.gpus : 1)"
+"""CEL: `TrainingCompute.processes`."""
 
 
 class DatasetFormat(StrEnum):
@@ -232,6 +236,11 @@ class Output(storage.S3Access):
         json_schema_extra=by_rule(storage.uri_rule(OUTPUT_URI, "s3://bucket/prefix")),
         description="S3 prefix, as in s3://bucket/prefix; the adapter lies below it under adapters/<version>.",
     )
+    deletion_policy: Literal["Retain", "Delete"] = Field(
+        default="Retain",
+        description="What becomes of the published adapters when the fine-tune is deleted: Retain leaves all; Delete "
+        "removes the adapters, records and checkpoints of the runs in status.history that nothing else names.",
+    )
 
 
 class LoraFineTuneSpec(ApiModel):
@@ -244,7 +253,7 @@ class LoraFineTuneSpec(ApiModel):
     quantization: Quantization = Field(default=Quantization(), description="How the base model is held.")
     training: Training = Field(default=Training(), description="Hyperparameters.")
     evaluation: Evaluation = Field(default=Evaluation(), description="Measurements and gates.")
-    compute: Compute = Field(default=Compute(), description="Where and on what the training pod runs.")
+    compute: TrainingCompute = Field(default=TrainingCompute(), description="Where and on what the training pods run.")
     output: Output = Field(description="Where the adapter is published.")
     suspend: bool = Field(default=False, description="Stop the run and hold it until false again.")
     retries: int = Field(
@@ -264,6 +273,11 @@ class LoraFineTuneSpec(ApiModel):
             "has(self.dataset.eval) || !has(self.dataset.evalFraction) || self.dataset.evalFraction > 0.0 || "
             "!has(self.evaluation.gates) || size(self.evaluation.gates) == 0",
             "evaluation.gates need held-out examples: set dataset.eval or a dataset.evalFraction over 0",
+        ),
+        Rule(
+            f"self.training.batchSize % ({PROCESSES}) == 0",
+            "training.batchSize is not a multiple of compute.nodes times compute.gpus (of compute.nodes on CPUs): each "
+            "process trains an equal share of a batch; change one of them, as in 16 for 2 nodes of 4 GPUs",
         ),
     )
 
@@ -370,7 +384,7 @@ class Waiting(StatusModel):
 class Display(StatusModel):
     """Texts for the columns of kubectl get."""
 
-    progress: str = Field(default="", max_length=32, description="As in 40% or Evaluating.")
+    progress: str = Field(default="", max_length=32, description="As in 40%, Evaluating or Unschedulable.")
     loss: str = Field(default="", max_length=32, description="Training loss.")
     eta: str = Field(default="", max_length=32, description="As in 3m20s.")
 
@@ -382,7 +396,9 @@ class LoraFineTuneStatus(StatusModel):
         default=-1, ge=-1, description="metadata.generation that this status speaks of; -1 before the operator came by."
     )
     phase: str = Field(
-        default="Pending", max_length=32, description="Pending, Running, Succeeded, Failed, Suspended; for people."
+        default="Pending",
+        max_length=32,
+        description="Pending, Running, Succeeded, Failed, Suspended, Deleting; for people.",
     )
     conditions: list[Condition] = Field(default=[], max_length=32, description="Conditions, as metav1.Condition.")
     run: RunRef | None = Field(default=None, description="The current run.")

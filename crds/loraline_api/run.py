@@ -21,6 +21,9 @@ RUN_ID_DIGITS = 10
 RUN_KEY = "run.json"
 """Key of the run in its snapshot ConfigMap."""
 
+NO_INPUTS = frozenset({"secretRef", "deletionPolicy"})
+"""Fields that change nothing about what is trained."""
+
 DATA_KEYS = {"train": "train.data", "eval": "eval.data"}
 """Keys of configmap:// datasets in the snapshot ConfigMap, by part of the dataset."""
 
@@ -43,9 +46,9 @@ class Run(StatusModel):
     restart: str | None = Field(default=None, description="Value of the annotation loraline.dev/restart.")
 
     def inputs(self) -> dict[str, Any]:
-        """What the id is hashed from: all but the id, the names and the Secrets, as these train nothing."""
+        """What the id is hashed from: all but the id, the names and what trains nothing."""
         inputs = self.model_dump(mode="json", by_alias=True, exclude={"id", "name", "namespace"}, exclude_none=True)
-        return {key: _without_secrets(value) for key, value in inputs.items()}
+        return {key: _training_only(value) for key, value in inputs.items()}
 
     @property
     def recipe_hash(self) -> str:
@@ -85,23 +88,31 @@ def resolve(
     return run.model_copy(update={"id": short_hash(run.inputs())})
 
 
-def settings_hash(spec: LoraFineTuneSpec) -> str:
-    """Hash of what changes an attempt but not the run: compute, retries, deadline and Secrets.
+def settings_hash(spec: LoraFineTuneSpec, labels: Mapping[str, str] | None = None) -> str:
+    """Hash of what changes an attempt but not the run: compute, retries, deadline, Secrets and Kueue's labels.
 
-    A failed run is tried again when this changes; a succeeded one is left alone.
+    A failed run is tried again when this changes; a succeeded one is left alone. What a later version of the API added
+    is hashed only where it is used, so that the hashes of earlier fine-tunes stay.
+
+    Args:
+        labels: labels that the Job takes over from its fine-tune.
     """
     secrets = [
         part.secret_ref.name if part is not None and part.secret_ref else None
         for part in (spec.base_model, spec.dataset.train, spec.dataset.eval, spec.output)
     ]
-    return short_hash(
-        {
-            "compute": spec.compute.dump(),
-            "retries": spec.retries,
-            "activeDeadlineSeconds": spec.active_deadline_seconds,
-            "secrets": secrets,
-        }
-    )
+    compute = spec.compute.dump()
+    if spec.compute.nodes == 1:
+        del compute["nodes"]
+    settings: dict[str, Any] = {
+        "compute": compute,
+        "retries": spec.retries,
+        "activeDeadlineSeconds": spec.active_deadline_seconds,
+        "secrets": secrets,
+    }
+    if labels:
+        settings["labels"] = dict(labels)
+    return short_hash(settings)
 
 
 def short_hash(value: Any) -> str:
@@ -110,9 +121,9 @@ def short_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:RUN_ID_DIGITS]
 
 
-def _without_secrets(value: Any) -> Any:
+def _training_only(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_secrets(item) for key, item in value.items() if key != "secretRef"}
+        return {key: _training_only(item) for key, item in value.items() if key not in NO_INPUTS}
     if isinstance(value, list):
-        return [_without_secrets(item) for item in value]
+        return [_training_only(item) for item in value]
     return value

@@ -32,6 +32,7 @@ HELP = {
     "progress_interval_s": "seconds between two looks at a running attempt",
     "dataset_interval_s": "seconds between two looks for a ConfigMap that is not there",
     "resync_interval_s": "seconds after which every object is looked at again",
+    "gang_timeout_s": "seconds in which all pods of an attempt on several nodes have to get a node",
     "workers": "objects that are reconciled at once",
     "namespaces": "namespaces to watch, with commas; empty watches all",
     "namespace": "the operator's own namespace, where its Lease lives",

@@ -74,7 +74,8 @@ Action = Create | Patch | Delete
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A Kubernetes event on the object that is reconciled; posted after its status was written."""
+    """A Kubernetes event on the object that is reconciled; posted after its status was written, or after the actions of
+    a plan that leaves the status alone."""
 
     reason: str
     message: str

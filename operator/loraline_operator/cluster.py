@@ -293,6 +293,8 @@ def _error(method: str, path: str, status: int, said: str, retry_after: str | No
     if status == 429 or status >= 500:
         seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
         return errors.Transient(message, seconds)
+    if status == 403 and "because it is being terminated" in said:
+        return errors.NamespaceEnds(message)
     kinds: dict[int, type[errors.ApiError]] = {
         401: errors.Forbidden,
         403: errors.Forbidden,

@@ -8,6 +8,7 @@ ApiError
 ├── Gone               410: list again
 ├── Invalid            400, 413, 422: the same request never succeeds
 └── Forbidden          401, 403: the operator lacks a right
+    └── NamespaceEnds  403 on a creation: the namespace is being deleted
 NameConflict           a child of ours would have the name of something else
 NotLeader              this replica may not write (any more)
 """
@@ -49,6 +50,10 @@ class Invalid(ApiError):
 
 class Forbidden(ApiError):
     """The operator's role lacks a right."""
+
+
+class NamespaceEnds(Forbidden):
+    """Nothing can be created in the namespace any more."""
 
 
 class NameConflict(Exception):

@@ -6,6 +6,8 @@ Both meet the `restricted` Pod Security Standard. What is in them is said in `ma
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from loraline_api import pods
 from loraline_api.compute import Compute
 from loraline_operator.actions import Manifest
@@ -46,6 +48,11 @@ def common(compute: Compute) -> Manifest:
         "securityContext": POD_SECURITY,
         **{key: value for key, value in optional.items() if value},
     }
+
+
+def environment(values: Mapping[str, str]) -> list[Manifest]:
+    """Environment variables of a container."""
+    return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def resources(compute: Compute) -> Manifest:

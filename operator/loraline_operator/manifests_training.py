@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loraline_api import API_VERSION, pods
+from loraline_api import pods
 from loraline_api.finetune import LoraFineTuneSpec
 from loraline_api.outcome import PERMANENT_EXIT_CODES
 from loraline_api.progress import PROGRESS_PORT
 from loraline_api.run import DATA_KEYS, RUN_KEY, Run
 from loraline_api.storage import Scheme, SecretRef, parse_uri
-from loraline_operator import manifests_pod, naming
+from loraline_operator import manifests_child, manifests_gang, manifests_pod, naming
 from loraline_operator.actions import Manifest
 from loraline_operator.observed import Meta
 from loraline_operator.observed_finetune import Data
@@ -31,7 +31,9 @@ def snapshot(meta: Meta, run: Run, data: Mapping[str, Data]) -> Manifest:
     manifest: Manifest = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(meta, naming.snapshot_name(meta.name, run.id), _run_labels(meta, run.id, "snapshot")),
+        "metadata": manifests_child.metadata(
+            meta, naming.snapshot_name(meta.name, run.id), manifests_child.run_labels(meta, run.id, "snapshot")
+        ),
         "immutable": True,
         "data": {RUN_KEY: run.model_dump_json(by_alias=True, exclude_none=True), **texts},
     }
@@ -43,20 +45,21 @@ def snapshot(meta: Meta, run: Run, data: Mapping[str, Data]) -> Manifest:
 def job(
     meta: Meta, spec: LoraFineTuneSpec, *, run_id: str, attempt: int, settings_hash: str, settings: Settings
 ) -> Manifest:
-    """The Job of an attempt: one pod, no retry of its own; a disruption replaces the pod and counts as nothing."""
-    labels = _run_labels(meta, run_id, "training") | {
+    """The Job of an attempt: a pod a node, no retry of its own; a disruption counts as nothing."""
+    nodes = spec.compute.nodes
+    labels = manifests_child.run_labels(meta, run_id, naming.TRAINING) | {
         naming.ATTEMPT_LABEL: str(attempt),
         naming.SETTINGS_LABEL: settings_hash,
     }
-    passed = {key: meta.labels[key] for key in naming.PASSED_LABELS if key in meta.labels}
+    passed = naming.passed_labels(meta.labels)
+    disruption = {"type": "DisruptionTarget", "status": "True"}
     job_spec: Manifest = {
         "backoffLimit": 0,
-        "completions": 1,
-        "parallelism": 1,
+        **manifests_gang.job_part(nodes),
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {
             "rules": [
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                {"action": manifests_gang.disruption_action(nodes), "onPodConditions": [disruption]},
                 {
                     "action": "FailJob",
                     "onExitCodes": {
@@ -67,7 +70,7 @@ def job(
                 },
             ]
         },
-        "template": {"metadata": {"labels": labels}, "spec": _pod_spec(meta, spec, run_id, settings)},
+        "template": {"metadata": {"labels": labels}, "spec": _pod_spec(meta, spec, run_id, attempt, settings)},
     }
     if spec.active_deadline_seconds is not None:
         job_spec["activeDeadlineSeconds"] = spec.active_deadline_seconds
@@ -76,44 +79,35 @@ def job(
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(meta, naming.job_name(meta.name, run_id, attempt), labels | passed),
+        "metadata": manifests_child.metadata(meta, naming.job_name(meta.name, run_id, attempt), labels | passed),
         "spec": job_spec,
     }
 
 
-def _metadata(meta: Meta, name: str, labels: dict[str, str]) -> Manifest:
-    return {
-        "name": name,
-        "namespace": meta.namespace,
-        "labels": labels,
-        "ownerReferences": [naming.owner_reference("LoraFineTune", API_VERSION, meta.name, meta.uid)],
-    }
-
-
-def _run_labels(meta: Meta, run_id: str, component: str) -> dict[str, str]:
-    return naming.common_labels(component) | {naming.FINETUNE_LABEL: meta.name, naming.RUN_LABEL: run_id}
-
-
-def _pod_spec(meta: Meta, spec: LoraFineTuneSpec, run_id: str, settings: Settings) -> Manifest:
+def _pod_spec(meta: Meta, spec: LoraFineTuneSpec, run_id: str, attempt: int, settings: Settings) -> Manifest:
     """The pod of an attempt."""
     volumes, mounts = _volumes(meta, spec, run_id)
+    together = manifests_gang.environment(meta, spec.compute, run_id, attempt)
     return {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_PERIOD_S,
-        "containers": [_container(spec, mounts, settings)],
+        "containers": [_container(spec, mounts, together, settings)],
         "volumes": volumes,
+        **manifests_gang.pod_part(meta, run_id, spec.compute.nodes),
         **manifests_pod.common(spec.compute),
     }
 
 
-def _container(spec: LoraFineTuneSpec, mounts: list[Manifest], settings: Settings) -> Manifest:
+def _container(
+    spec: LoraFineTuneSpec, mounts: list[Manifest], together: list[Manifest], settings: Settings
+) -> Manifest:
     home = {name: str(pods.WORK_DIR) for name in ("HOME", "TMPDIR")} | {"HF_HOME": str(pods.WORK_DIR / "huggingface")}
     return {
         "name": CONTAINER,
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
         "args": ["job", "--gpus", str(spec.compute.gpus)],
-        "env": [{"name": name, "value": value} for name, value in (home | dict(settings.trainer_env)).items()],
+        "env": [*manifests_pod.environment(home | dict(settings.trainer_env)), *together],
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
         "resources": manifests_pod.resources(spec.compute),
         "terminationMessagePolicy": "File",

@@ -16,11 +16,12 @@ from loraline_api.conditions import Reason
 from loraline_api.finetune import LoraFineTuneSpec
 from loraline_api.progress import PROGRESS_PORT, Progress
 from loraline_api.storage import Location
-from loraline_operator import naming, observed_finetune, plan_data
+from loraline_operator import naming, observed_finetune, plan_data, plan_deletion, plan_gang
 from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.cluster import Cluster
 from loraline_operator.observe_claims import ClaimsReader
 from loraline_operator.observed import FineTuneObject
+from loraline_operator.observed import finetune as observed_fine_tune
 from loraline_operator.observed_finetune import (
     Data,
     DataProblem,
@@ -85,6 +86,12 @@ class Observer:
             pods=tuple(pods),
             snapshots=tuple([observed_finetune.snapshot(item) async for item in config_maps]),
         )
+        if plan_gang.may_have_services(object, observed.jobs):
+            services = self._cluster.list(Kind.SERVICE, namespace, labels=labels)
+            found = tuple([observed_finetune.service(item) async for item in services])
+            observed = replace(observed, services=found)
+        if object.meta.is_deleting and plan_deletion.deletes_output(object):
+            return replace(observed, held=await self._held(object))
         if object.spec is None or object.meta.is_deleting:
             return observed
         return replace(
@@ -93,14 +100,16 @@ class Observer:
             progress=await self._progress(observed),
             stuck=await self._stuck(namespace, observed),
             claims=await self._claims.read(object),
+            stopped=await self._stopped(namespace, observed),
         )
 
     async def _read_data(self, namespace: str, spec: LoraFineTuneSpec) -> dict[str, Data | MissingData]:
         return {part: await self._data.read(namespace, place) for part, place in plan_data.sources(spec).items()}
 
     async def _progress(self, observed: ObservedFineTune) -> Progress | None:
-        """What the running pod tells, if it answers."""
-        running = next((pod for pod in observed.pods if pod.phase == "Running" and not pod.is_deleting), None)
+        """What the running pod tells, if it answers; of several nodes the first speaks for all."""
+        pods = (pod for pod in observed.pods if pod.index == 0)
+        running = next((pod for pod in pods if pod.phase == "Running" and not pod.is_deleting), None)
         if running is None or running.ip is None:
             return None
         body = await self._poller.read(running.ip, PROGRESS_PORT, "/progress")
@@ -116,22 +125,41 @@ class Observer:
                 continue
             pods = [pod for pod in observed.pods_of(job) if pod.is_live]
             if not pods:
-                return await self._event(namespace, job, "FailedCreate")
-            if pods[0].phase == "Pending" and pods[0].stuck is None:
-                return await self._event(namespace, pods[0], "FailedMount")
+                return await self._stuck_event(namespace, job, "FailedCreate")
+            waiting = next((pod for pod in pods if pod.phase == "Pending"), None)
+            if waiting is not None and waiting.stuck is None:
+                return await self._stuck_event(namespace, waiting, "FailedMount")
         return None
 
-    async def _event(self, namespace: str, about: Job | Pod, reason: str) -> Stuck | None:
+    async def _stopped(self, namespace: str, observed: ObservedFineTune) -> str | None:
+        """What Kueue said when it stopped a Job that it had let in."""
+        for job in observed.jobs:
+            if job.is_live and job.is_suspended and job.queue is not None:
+                return await self._event(namespace, job, "Stopped")
+        return None
+
+    async def _held(self, object: FineTuneObject) -> frozenset[str]:
+        """Runs in the status of the other fine-tunes of the namespace."""
+        others = [observed_fine_tune(item) async for item in self._cluster.list(Kind.FINE_TUNE, object.meta.namespace)]
+        statuses = [other.status for other in others if other.meta.uid != object.meta.uid]
+        current = {status.run.id for status in statuses if status.run is not None}
+        return frozenset(current | {record.run_id for status in statuses for record in status.history})
+
+    async def _stuck_event(self, namespace: str, about: Job | Pod, reason: str) -> Stuck | None:
+        message = await self._event(namespace, about, reason)
+        if message is None:
+            return None
+        is_quota = "exceeded quota" in message
+        return Stuck(Reason.UNSCHEDULABLE if is_quota else Reason.CONFIG_MISSING, message)
+
+    async def _event(self, namespace: str, about: Job | Pod, reason: str) -> str | None:
+        """The newest message of the events of that reason."""
         fields = f"involvedObject.uid={about.uid},reason={reason}"
         messages = [
             (item.get("lastTimestamp") or item.get("eventTime") or "", item.get("message", ""))
             async for item in self._cluster.list(Kind.EVENT, namespace, fields=fields)
         ]
-        if not messages:
-            return None
-        message = max(messages)[1]
-        is_quota = "exceeded quota" in message
-        return Stuck(Reason.UNSCHEDULABLE if is_quota else Reason.CONFIG_MISSING, message)
+        return max(messages)[1] if messages else None
 
 
 def _data(manifest: Manifest, key: str) -> Data | MissingData:

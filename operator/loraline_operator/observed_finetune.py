@@ -20,6 +20,9 @@ from loraline_operator.observed_claims import Claim
 IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
+INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+"""Number of a pod in an Indexed Job (Kubernetes: batch/v1)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -39,11 +42,22 @@ class Job:
     message: str = ""
     ended_at: datetime | None = None
     start_time: datetime | None = None
+    nodes: int = 1
+    queue: str | None = None
+    """Kueue's queue that it waits in or was let in by."""
+    deadline_s: int | None = None
 
     @property
     def is_live(self) -> bool:
         """Whether it has or can have a running pod."""
         return self.end is None
+
+    @property
+    def lasted_s(self) -> float:
+        """Seconds from its start to its end; 0 when either is not known."""
+        if self.start_time is None or self.ended_at is None:
+            return 0.0
+        return (self.ended_at - self.start_time).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +84,27 @@ class Pod:
     stuck: Stuck | None = None
     created: datetime | None = None
     owner_uid: str | None = None
+    index: int = 0
+    """Its number among the nodes of its Job."""
+    has_node: bool = True
+    is_disrupted: bool = False
+    """Whether Kubernetes says that it was or is being stopped from outside."""
 
     @property
     def is_live(self) -> bool:
         """Whether its container runs or may still run."""
         return self.phase not in ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True)
+class GangService:
+    """The headless Service of a run of several nodes."""
+
+    name: str
+    uid: str
+    owner_uid: str | None
+    run_id: str
+    is_deleting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +157,11 @@ class ObservedFineTune:
     """Why there is no running pod, as events say what no status does (a missing Secret, a quota)."""
     claims: tuple[Claim, ...] = ()
     """GPUs that the fine-tunes of the namespace hold or wait for; read only where the policy limits them."""
+    services: tuple[GangService, ...] = ()
+    stopped: str | None = None
+    """Why a queue stopped a Job, in its own words."""
+    held: frozenset[str] = frozenset()
+    """Runs that other fine-tunes of the namespace have in their status; observed for a deletion with its output."""
     conflict: str | None = None
     """A child's name that belongs to something else, found by the last write."""
 
@@ -159,6 +194,9 @@ def job(manifest: Manifest) -> Job:
         message=end.get("message", ""),
         ended_at=observed.time(end.get("lastTransitionTime")),
         start_time=observed.time(status.get("startTime")),
+        nodes=manifest["spec"].get("completions") or 1,
+        queue=meta.labels.get(naming.KUEUE_QUEUE_LABEL),
+        deadline_s=manifest["spec"].get("activeDeadlineSeconds"),
     )
 
 
@@ -181,7 +219,19 @@ def pod(manifest: Manifest) -> Pod:
         stuck=_stuck(status),
         created=meta.created,
         owner_uid=meta.owner_uid,
+        index=int(meta.annotations.get(INDEX_ANNOTATION, "0")),
+        has_node=bool(manifest.get("spec", {}).get("nodeName")) or status.get("phase") in ("Running", "Succeeded"),
+        is_disrupted=any(
+            c["type"] == "DisruptionTarget" and c["status"] == "True" for c in status.get("conditions") or ()
+        ),
     )
+
+
+def service(manifest: Manifest) -> GangService:
+    """The Service in an API object."""
+    meta = observed.meta(manifest)
+    run_id = meta.labels.get(naming.RUN_LABEL, "")
+    return GangService(meta.name, meta.uid, meta.owner_uid, run_id, meta.is_deleting)
 
 
 def snapshot(manifest: Manifest) -> Snapshot:

@@ -56,13 +56,18 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
         plan = self.plan(object, seen, self.settings, datetime.now(UTC))
         try:
             await self._apply(object, plan.actions)
-        except errors.NameConflict as conflict:
-            plan = self.plan(object, self.with_conflict(seen, str(conflict)), self.settings, datetime.now(UTC))
-        if plan.status is not None and plan.status != object.status:
+        except (errors.NameConflict, errors.NamespaceEnds) as refusal:
+            if isinstance(refusal, errors.NamespaceEnds) and not object.meta.is_deleting:
+                raise errors.Transient(str(refusal)) from refusal  # the object's own deletion follows
+            plan = self.plan(object, self.with_conflict(seen, str(refusal)), self.settings, datetime.now(UTC))
+            if object.meta.is_deleting:
+                await self._apply(object, plan.actions)
+        is_news = plan.status is None or plan.status != object.status
+        if plan.status is not None and is_news:
             body = manifest | {"status": plan.status.dump()}
             await self.cluster.replace(object.ref, body, subresource="status")
-            for event in plan.events:
-                await self._post(object, event)
+        for event in plan.events if is_news else ():
+            await self._post(object, event)
         return plan.requeue_after_s
 
     async def _apply(self, object: CustomObject[SpecT, StatusT], actions: tuple[Action, ...]) -> None:

@@ -15,8 +15,15 @@ from loraline_operator.observed_finetune import Job, Pod
 
 FIRST_RETRY_DELAY_S = 10
 LONGEST_RETRY_DELAY_S = 600
+STABLE_S = 600
+"""An attempt that lasted this long did not fail at its start, so the next need not wait long."""
+
 DEADLINE_EXCEEDED = "DeadlineExceeded"
 """Reason of a Job that ran over activeDeadlineSeconds (Kubernetes: batch/v1)."""
+
+POD_FAILURE_POLICY = "PodFailurePolicy"
+"""Reason of a Job that a rule of its podFailurePolicy ended: a permanent exit code, or a disruption among several
+nodes."""
 
 SIGKILL_EXIT_CODE = 137
 
@@ -39,19 +46,28 @@ def verdict(job: Job, pods: tuple[Pod, ...]) -> Verdict:
     if not job.has_failed:
         return _of_success(job, pods)
     if job.end == DEADLINE_EXCEEDED:
-        message = "the attempt ran longer than spec.activeDeadlineSeconds; raise it, or train for fewer steps"
+        message = (
+            f"Job {job.name} was active for longer than spec.activeDeadlineSeconds is, {job.deadline_s} s, in which "
+            "waiting for a node counts; raise it, or train for fewer steps"
+        )
         return Verdict(succeeded=False, reason=Reason.DEADLINE_EXCEEDED, message=message)
     return _of_failure(job, pods)
 
 
-def retry_delay(failures: int) -> timedelta:
-    """Time from a failure to the next attempt: 10 s, doubled with each failure that counts, at most 10 minutes."""
-    return timedelta(seconds=min(FIRST_RETRY_DELAY_S * 2 ** max(failures - 1, 0), LONGEST_RETRY_DELAY_S))
+def retry_delay(attempts: int, lasted_s: float = 0.0) -> timedelta:
+    """Time from the end of an attempt to the next: 10 s, doubled with each attempt, at most 10 minutes.
+
+    Interruptions count too, although not against spec.retries: what is killed again and again at its start must not
+    keep a cluster busy. One that had lasted for a while is followed after 10 s.
+    """
+    if lasted_s >= STABLE_S:
+        return timedelta(seconds=FIRST_RETRY_DELAY_S)
+    return timedelta(seconds=min(FIRST_RETRY_DELAY_S * 2.0 ** min(attempts - 1, 10), LONGEST_RETRY_DELAY_S))
 
 
 def _of_success(job: Job, pods: tuple[Pod, ...]) -> Verdict:
     """The adapter of a completed Job; without its message the next attempt finds it by the run's record in S3."""
-    for pod in pods:
+    for pod in sorted(pods, key=lambda pod: pod.index):  # of several nodes the first speaks for all
         result = outcome.parse_outcome(pod.termination_message)
         if result is not None and result.version and result.uri and result.run_id == job.run_id:
             message = f"adapter {result.version} lies at {result.uri}"
@@ -63,11 +79,39 @@ def _of_success(job: Job, pods: tuple[Pod, ...]) -> Verdict:
 
 
 def _of_failure(job: Job, pods: tuple[Pod, ...]) -> Verdict:
-    ended = [pod for pod in pods if pod.exit_code is not None]
+    ended = [pod for pod in pods if pod.exit_code is not None and pod.exit_code != ExitCode.SUCCEEDED]
     if not ended:
         message = f"no pod of Job {job.name} is left ({job.end}: {job.message or 'no message'})"
         return Verdict(succeeded=False, reason=Reason.INTERRUPTED, message=message, can_retry=True, is_counted=False)
-    pod = max(ended, key=lambda pod: (pod.created is not None, pod.created, pod.name))
+    verdicts = [_of_pod(pod) for pod in _newest(ended)]
+    permanent = next((each for each in verdicts if not each.can_retry), None)
+    if permanent is not None:
+        return permanent
+    disrupted = _disruption(job, ended)
+    if disrupted is not None:
+        return disrupted
+    return next((each for each in verdicts if each.is_counted), verdicts[0])
+
+
+def _newest(ended: list[Pod]) -> list[Pod]:
+    """The last pod of each node that has ended, in the order of the nodes."""
+    last = sorted(ended, key=lambda pod: (pod.created is not None, pod.created, pod.name))
+    return sorted({pod.index: pod for pod in last}.values(), key=lambda pod: pod.index)
+
+
+def _disruption(job: Job, ended: list[Pod]) -> Verdict | None:
+    """The verdict on several nodes of which one was disrupted: the others end in all manner of ways then."""
+    if job.nodes == 1:
+        return None
+    pod = next((pod for pod in ended if pod.is_disrupted), None)
+    if pod is not None:
+        return _interrupted(f"pod {pod.name} was stopped from outside, and the attempt with it", None)
+    if job.end == POD_FAILURE_POLICY:  # no pod that is left ended with a permanent exit code
+        return _interrupted(f"a pod of Job {job.name} was stopped from outside, and the attempt with it", None)
+    return None
+
+
+def _of_pod(pod: Pod) -> Verdict:
     result = outcome.parse_outcome(pod.termination_message)
     if pod.is_out_of_memory:
         message = (

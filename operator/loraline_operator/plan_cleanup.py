@@ -1,22 +1,20 @@
-"""What goes when a fine-tune is deleted, and what its TTL and its bounded history leave behind.
+"""Our finalizer, and what goes when a run's TTL or the bounded history has passed.
 
-The object itself is never deleted here, and nothing in S3 is.
+The object itself is never deleted here. What happens when somebody deletes it is in `plan_deletion`.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus
+from loraline_api.finetune import LoraFineTuneSpec
 from loraline_operator import naming
-from loraline_operator.actions import Action, Delete, Kind, Patch, Plan, Ref
+from loraline_operator.actions import Action, Delete, Kind, Patch, Ref
 from loraline_operator.observed import CustomObject, FineTuneObject, SpecT, StatusT
 from loraline_operator.observed_finetune import Job, ObservedFineTune, Snapshot
 
-CLEANUP_LIMIT_S = 300
-"""Longest that pods hold up a deletion: a pod on a dead node never ends."""
-
-CLEANUP_INTERVAL_S = 5.0
+KEPT_ATTEMPTS = 5
+"""Finished Jobs of earlier attempts that stay while a run goes on, for their logs."""
 
 
 def add_finalizer(object: CustomObject[SpecT, StatusT]) -> Patch:
@@ -29,23 +27,13 @@ def remove_finalizer(object: CustomObject[SpecT, StatusT]) -> Patch:
     return _with_finalizers(object, [name for name in object.meta.finalizers if name != naming.FINALIZER])
 
 
-def plan_finetune(object: FineTuneObject, observed: ObservedFineTune, now: datetime) -> Plan[LoraFineTuneStatus]:
-    """Deletes the Jobs of a fine-tune that is being deleted, waits for their pods, then lets the object go.
-
-    So a fine-tune made again under the same name never meets a live attempt of the old one. Snapshots go with their
-    owner.
-    """
-    if naming.FINALIZER not in object.meta.finalizers:
-        return Plan()
-    jobs = [job for job in observed.jobs if job.owner_uid == object.meta.uid]
-    deletions: tuple[Action, ...] = tuple(
-        Delete(Ref(Kind.JOB, object.meta.namespace, job.name), job.uid) for job in jobs if not job.is_deleting
+def earlier_attempts(jobs: tuple[Job, ...], namespace: str, attempt: int) -> tuple[Action, ...]:
+    """Deletions of the finished Jobs of a run's earlier attempts, but for the last few: they may be many."""
+    return tuple(
+        Delete(Ref(Kind.JOB, namespace, job.name), job.uid)
+        for job in jobs
+        if not job.is_live and not job.is_deleting and job.attempt < attempt - KEPT_ATTEMPTS
     )
-    is_waiting = bool(jobs) or any(pod.is_live for pod in observed.pods)
-    is_late = object.meta.deleted is not None and now - object.meta.deleted > timedelta(seconds=CLEANUP_LIMIT_S)
-    if is_waiting and not is_late:
-        return Plan(deletions, requeue_after_s=CLEANUP_INTERVAL_S)
-    return Plan((*deletions, remove_finalizer(object)))
 
 
 def tidy(

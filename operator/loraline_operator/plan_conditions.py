@@ -25,6 +25,7 @@ class Phase(StrEnum):
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     SUSPENDED = "Suspended"
+    DELETING = "Deleting"
 
 
 UNTRUE = {
@@ -41,7 +42,18 @@ MAX_MESSAGE_CHARS = 2000
 QUIET_REASONS = frozenset({Reason.PENDING})
 """Reasons that are no news: they get no event."""
 
-GOOD_REASONS = frozenset({Reason.RUNNING, Reason.SUCCEEDED, Reason.SUSPENDED, Reason.RESUMED, Reason.WAITING_FOR_GPUS})
+GOOD_REASONS = frozenset(
+    {
+        Reason.RUNNING,
+        Reason.SUCCEEDED,
+        Reason.SUSPENDED,
+        Reason.RESUMED,
+        Reason.QUEUED,
+        Reason.PREEMPTED,
+        Reason.WAITING_FOR_GPUS,
+        Reason.DELETING,
+    }
+)
 
 
 def conditions(
@@ -79,6 +91,24 @@ def conditions(
     return result
 
 
+def deleting(
+    status: LoraFineTuneStatus,
+    phase: Phase,
+    reason: Reason,
+    message: str,
+    *,
+    is_stalled: bool,
+    now: datetime,
+    generation: int,
+) -> Conditions:
+    """The conditions of a fine-tune that somebody deletes: how its run ended stays as it was told."""
+    result: Conditions = tuple(status.conditions)
+    result = api_conditions.without_condition(result, ConditionType.STALLED)
+    for kind, value in ((ConditionType.READY, FALSE), (ConditionType.RECONCILING, TRUE)):
+        result = api_conditions.with_condition(result, kind, value, reason, message, now=now, generation=generation)
+    return result
+
+
 def _with_suspended(old: Conditions, phase: Phase, message: str, now: datetime, generation: int) -> Conditions:
     """Suspended appears with the first suspension, and stays as False after it."""
     is_suspended = phase is Phase.SUSPENDED
@@ -95,17 +125,18 @@ def _with_suspended(old: Conditions, phase: Phase, message: str, now: datetime, 
     )
 
 
-def display(phase: Phase, progress: Progress | None) -> Display | None:
-    """The texts of the columns Progress, Loss and ETA."""
+def display(phase: Phase, reason: Reason, progress: Progress | None) -> Display | None:
+    """The texts of the columns Progress, Loss and ETA; Progress says what holds a run up while nothing goes on."""
+    loss = (progress.loss or "") if progress is not None else ""
     if phase is Phase.SUCCEEDED:
-        return Display(progress="100%", loss=(progress.loss or "") if progress is not None else "")
+        return Display(progress="100%", loss=loss)
+    if phase in (Phase.PENDING, Phase.FAILED) and reason is not Reason.PENDING:
+        return Display(progress=str(reason), loss=loss)
     if progress is None:
         return None
     is_training = progress.stage is Stage.TRAINING
     eta = _duration(progress.eta_seconds) if phase is Phase.RUNNING and progress.eta_seconds is not None else ""
-    return Display(
-        progress=f"{progress.percent}%" if is_training else str(progress.stage), loss=progress.loss or "", eta=eta
-    )
+    return Display(progress=f"{progress.percent}%" if is_training else str(progress.stage), loss=loss, eta=eta)
 
 
 def events(old: LoraFineTuneStatus, reason: Reason, message: str) -> tuple[Event, ...]:

@@ -5,13 +5,15 @@ No step is taken here; they are in `plan_finetune`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+from loraline_api import conditions as api_conditions
 from loraline_api import run as api_run
-from loraline_api.conditions import Reason
-from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus
+from loraline_api.conditions import ConditionType, Reason
+from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus, RunRef
 from loraline_api.policy import ALLOW_ALL, Policy
+from loraline_operator import naming
 from loraline_operator.actions import Action
 from loraline_operator.observed import FineTuneObject
 from loraline_operator.observed_finetune import Job, ObservedFineTune
@@ -40,12 +42,27 @@ class Look:
     @property
     def settings_hash(self) -> str:
         """Hash of what an attempt may change."""
-        return api_run.settings_hash(self.asked or self.spec)
+        return api_run.settings_hash(self.asked or self.spec, naming.passed_labels(self.object.meta.labels))
 
     @property
     def jobs(self) -> tuple[Job, ...]:
         """The Jobs that this very object owns."""
         return tuple(job for job in self.observed.jobs if job.owner_uid == self.object.meta.uid)
+
+    @property
+    def told(self) -> str | None:
+        """The reason of Ready as it was written last."""
+        ready = api_conditions.find(tuple(self.status.conditions), ConditionType.READY)
+        return ready.reason if ready is not None else None
+
+    def with_status(self, status: LoraFineTuneStatus) -> Look:
+        """The same with another status."""
+        return replace(self, object=replace(self.object, status=status))
+
+
+def what(run: RunRef) -> str:
+    """A run and its attempt, as the beginning of a sentence."""
+    return f"run {run.id}, attempt {run.attempt}"
 
 
 @dataclass(frozen=True, slots=True)

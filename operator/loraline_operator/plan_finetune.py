@@ -1,6 +1,7 @@
 """What to do about a fine-tune: from the object and its children to actions, status and events.
 
-Pure: reads no clock and no cluster. How an attempt ended is judged in `plan_attempt`; deletion is in `plan_cleanup`.
+Pure: reads no clock and no cluster. A live attempt is told in `plan_watch`, how one ended is judged in `plan_attempt`,
+several nodes are in `plan_gang`, deletion is in `plan_deletion`.
 
     no run -> snapshot + Job -> pod pending -> running -> Job finished -> Succeeded | Failed
        ^        |  (edit, suspend: Job deleted, nothing new before its pods are gone)   |
@@ -18,7 +19,6 @@ from loraline_api import run as api_run
 from loraline_api.conditions import ConditionType, Reason
 from loraline_api.finetune import LoraFineTuneStatus, RunRecord, RunRef
 from loraline_api.policy import ALLOW_ALL, Policy
-from loraline_api.progress import Progress
 from loraline_api.run import Run
 from loraline_operator import (
     manifests_training,
@@ -29,7 +29,10 @@ from loraline_operator import (
     plan_conditions,
     plan_data,
     plan_defaults,
+    plan_deletion,
+    plan_gang,
     plan_result,
+    plan_watch,
 )
 from loraline_operator.actions import Action, Create, Delete, Kind, Plan, Ref
 from loraline_operator.observed import FineTuneObject
@@ -40,9 +43,6 @@ from loraline_operator.settings import Settings
 
 BLOCKED_INTERVAL_S = 5.0
 """Time between two looks while an earlier pod ends; its events come sooner."""
-
-PENDING_INTERVAL_S = 10.0
-"""Time between two looks for why a pod does not start: a missing Secret makes no event on the pod's status."""
 
 CONFLICT_INTERVAL_S = 15.0
 
@@ -57,21 +57,24 @@ def plan(
     """The plan for a fine-tune; applied to its own result it is empty."""
     now = now.replace(microsecond=0)
     if object.meta.is_deleting:
-        return plan_cleanup.plan_finetune(object, observed, now)
+        decision = plan_deletion.waiting(object, observed, settings, now)
+        return _told(object, decision, now) if decision else plan_deletion.let_go(object, observed)
     if naming.FINALIZER not in object.meta.finalizers:
         return Plan((plan_cleanup.add_finalizer(object),), requeue_after_s=0)
     if object.spec is None:
         problem = f"{object.spec_problem}; mend the spec"
         decision = Decision(Phase.PENDING, Reason.INVALID_SPEC, problem, object.status, is_stalled=True)
     else:
-        decision = _decide(plan_admission.with_defaults(Look(object, object.spec, observed, settings, now, policy)))
+        look = plan_admission.with_defaults(Look(object, object.spec, observed, settings, now, policy))
+        decision = plan_gang.with_services(look, _decide(look))
     return _told(object, decision, now)
 
 
 def _told(object: FineTuneObject, decision: Decision, now: datetime) -> Plan[LoraFineTuneStatus]:
     """The plan of a decision: its status in full words, and the event when something is news."""
     generation = object.meta.generation
-    conditions = plan_conditions.conditions(
+    tell = plan_conditions.deleting if decision.phase is Phase.DELETING else plan_conditions.conditions
+    conditions = tell(
         decision.status,
         decision.phase,
         decision.reason,
@@ -84,7 +87,7 @@ def _told(object: FineTuneObject, decision: Decision, now: datetime) -> Plan[Lor
         "observed_generation": generation,
         "phase": str(decision.phase),
         "conditions": list(conditions),
-        "display": plan_conditions.display(decision.phase, decision.status.progress),
+        "display": plan_conditions.display(decision.phase, decision.reason, decision.status.progress),
         "waiting": decision.status.waiting if decision.reason is Reason.WAITING_FOR_GPUS else None,
     }
     return Plan(
@@ -198,13 +201,13 @@ def _current(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data])
         return _suspended(look, run)
     if job is None or job.owner_uid != look.object.meta.uid:
         return _start(look, run, wanted, data)
-    is_running = any(pod.phase == "Running" for pod in look.observed.pods_of(job))
+    is_running = len({pod.index for pod in look.observed.pods_of(job) if pod.phase == "Running"}) == job.nodes
     if job.settings_hash != look.settings_hash and not is_running:
         message = f"run {run.id}: Job {job.name} is made anew with the changed settings"
         status = _with_run(look, run, job_name=None)
         deletions = _stray_deletions(look, None)
         return Decision(Phase.PENDING, Reason.PENDING, message, status, deletions, requeue_after_s=BLOCKED_INTERVAL_S)
-    return _watch(look, run, job)
+    return plan_watch.watch(look, run, job, _stray_deletions(look, job.name))
 
 
 def _suspended(look: Look, run: RunRef) -> Decision:
@@ -222,12 +225,11 @@ def _start(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data]) -
     if run.retry_time is not None and run.retry_time > look.now:
         wait_s = (run.retry_time - look.now).total_seconds()
         ready = api_conditions.find(tuple(look.status.conditions), ConditionType.READY)
-        is_told = ready is not None and ready.reason == Reason.RETRYING
-        message = (
-            ready.message if ready is not None and is_told else f"attempt {run.attempt} starts at {run.retry_time}"
-        )
+        reason, message = Reason.RETRYING, f"attempt {run.attempt} starts at {run.retry_time:%H:%M:%S} UTC"
+        if ready is not None and ready.reason in (Reason.RETRYING, Reason.GANG_TIMEOUT):
+            reason, message = Reason(ready.reason), ready.message
         actions = _stray_deletions(look, None)
-        return Decision(Phase.PENDING, Reason.RETRYING, message, status, actions, requeue_after_s=wait_s)
+        return Decision(Phase.PENDING, reason, message, status, actions, requeue_after_s=wait_s)
     deletions = _stray_deletions(look, None)
     refused = plan_admission.refused(look, run, status, deletions)
     if refused is not None:
@@ -263,63 +265,25 @@ def _create(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data]) 
     run = run.model_copy(update={"retry_time": None, "settings_hash": look.settings_hash, "admitted": True})
     message = f"run {run.id}, attempt {run.attempt}: Job {name} has no pod yet"
     status = _with_run(look, run, job_name=name).model_copy(update={"progress": None})
-    return Decision(Phase.PENDING, Reason.PENDING, message, status, tuple(actions), requeue_after_s=PENDING_INTERVAL_S)
-
-
-def _watch(look: Look, run: RunRef, job: Job) -> Decision:
-    """An attempt that has not ended: running, or why not yet."""
-    actions = _stray_deletions(look, job.name)
-    run = run.model_copy(update={"retry_time": None})
-    status = _with_run(look, run, job_name=job.name)
-    own = look.observed.pods_of(job)
-    pods = [pod for pod in own if pod.is_live]
-    what = f"run {run.id}, attempt {run.attempt}"
-    running = next((pod for pod in pods if pod.phase == "Running"), None)
-    if running is not None and not running.is_deleting:
-        status = status.model_copy(update={"progress": _progress(look)})
-        message = f"{what} runs in pod {running.name}"
-        interval = look.settings.progress_interval_s
-        return Decision(Phase.RUNNING, Reason.RUNNING, message, status, actions, requeue_after_s=interval)
-    if own and not pods and not job.is_deleting and not job.is_suspended:
-        message = f"{what}: pod {own[-1].name} has ended; its Job is about to say how"
-        interval = look.settings.progress_interval_s
-        return Decision(Phase.RUNNING, Reason.RUNNING, message, status, actions, requeue_after_s=interval)
-    stuck = next((pod.stuck for pod in pods if pod.stuck is not None), look.observed.stuck)
-    pod_name = f"pod {pods[0].name}" if pods else f"Job {job.name}"
-    if job.is_deleting:
-        reason, message = Reason.PENDING, f"{what}: Job {job.name} is being deleted and will be made anew"
-    elif running is not None:
-        reason, message = Reason.PENDING, f"{what}: {pod_name} is being deleted; its Job replaces it"
-    elif job.is_suspended:
-        reason, message = Reason.PENDING, f"{what}: Job {job.name} is suspended, as its queue has no room yet"
-    elif stuck is not None:
-        reason, message = stuck.reason, f"{what}: {pod_name}: {stuck.message}{plan_result.remedy(stuck.reason)}"
-    else:
-        reason, message = Reason.PENDING, f"{what}: {pod_name} " + ("starts" if pods else "has no pod yet")
-    status = status.model_copy(update={"progress": None})
-    return Decision(Phase.PENDING, reason, message, status, actions, requeue_after_s=PENDING_INTERVAL_S)
-
-
-def _progress(look: Look) -> Progress | None:
-    """The progress to show: news within one interval wait, as each status write leads to another look."""
-    old, new = look.status.progress, look.observed.progress
-    if old is None or new is None or old.stage is not new.stage or old.updated_at is None or new.updated_at is None:
-        return new or old
-    is_soon = timedelta() <= new.updated_at - old.updated_at < timedelta(seconds=look.settings.progress_interval_s)
-    return old if is_soon else new
+    own = tuple(job for job in look.jobs if job.run_id == run.id)
+    actions += plan_cleanup.earlier_attempts(own, meta.namespace, run.attempt)
+    interval = plan_watch.PENDING_INTERVAL_S
+    return Decision(Phase.PENDING, Reason.PENDING, message, status, tuple(actions), requeue_after_s=interval)
 
 
 def _ended(look: Look, run: RunRef, job: Job) -> Decision:
     """The attempt's Job has finished: the result, or the next attempt, or the end."""
     verdict = plan_attempt.verdict(job, look.observed.pods_of(job))
     run = run.model_copy(update={"job_name": job.name, "settings_hash": job.settings_hash, "retry_time": None})
+    if verdict.reason is Reason.DEADLINE_EXCEEDED and job.deadline_s == look.spec.active_deadline_seconds:
+        run = run.model_copy(update={"settings_hash": look.settings_hash})  # its deadline was edited while it ran
     if verdict.succeeded:
         status = plan_result.succeeded(look.status, run, verdict, look.spec.adapter.rank, look.now)
         return _result(look, status)
     failures = run.failures + (1 if verdict.is_counted else 0)
     run = run.model_copy(update={"failures": failures})
     if verdict.can_retry and failures <= look.spec.retries:
-        retry_time = look.now + plan_attempt.retry_delay(failures)
+        retry_time = look.now + plan_attempt.retry_delay(run.attempt, job.lasted_s)
         message = (
             f"attempt {run.attempt} of run {run.id} ended with {verdict.reason}: {verdict.message}; "
             f"attempt {run.attempt + 1} starts at {retry_time:%H:%M:%S} UTC"

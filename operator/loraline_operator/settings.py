@@ -40,6 +40,9 @@ class Settings:
     resync_interval_s: float = 300.0
     """Time after which every object is looked at again, whatever events said."""
 
+    gang_timeout_s: float = 600.0
+    """Time in which all pods of an attempt on several nodes have to get one; else those that have one give it back."""
+
     workers: int = 8
     """Objects that are reconciled at once."""
 

@@ -129,6 +129,24 @@ def apply(kubeconfig: Path, body: dict[str, Any]) -> tuple[int, str]:
             "evaluation.gates need held-out examples: set dataset.eval or a dataset.evalFraction over 0",
             id="gates without held-out examples",
         ),
+        pytest.param(
+            {"compute.gpus": 32},
+            "must be from 0 (trains on CPUs) to 16; for more GPUs raise compute.nodes",
+            id="32 GPUs",
+        ),
+        pytest.param(
+            {"compute.nodes": 65}, "spec.compute.nodes: Invalid value: 65: must be from 1 to 64", id="65 nodes"
+        ),
+        pytest.param(
+            {"compute.nodes": 3, "compute.gpus": 2},
+            "training.batchSize is not a multiple of compute.nodes times compute.gpus",
+            id="a batch that cannot be shared out",
+        ),
+        pytest.param(
+            {"output.deletionPolicy": "Recycle"},
+            'supported values: "Retain", "Delete"',
+            id="an unknown deletion policy",
+        ),
         pytest.param({"training.learningRate": 0}, "spec.training.learningRate", id="learning rate 0"),
         pytest.param({"adapter.method": "dora"}, 'supported values: "lora"', id="a method that is not there yet"),
     ],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from loraline_api import API_VERSION, crd
 from loraline_api.conditions import Reason
 from loraline_api.outcome import ExitCode
 from loraline_api.policy import Policy
+from loraline_operator import naming
 from loraline_operator.actions import Kind, Manifest
 from loraline_operator.observed_claims import Claim
 from loraline_operator.observed_finetune import DataProblem, MissingData, Stuck
@@ -72,6 +74,16 @@ def finetunes() -> dict[str, State]:
     stuck = a_pod(job, "Pending", stuck=Stuck(Reason.UNSCHEDULABLE, "0/3 nodes are available: 3 Insufficient gpu"))
     held = after(running.with_spec("suspend", True), seen(a_snapshot(job.run_id)))
     other = running.with_spec("training.seed", 7)
+    two = new.with_spec("compute.nodes", 2)
+    gang = replace(the_job(two), nodes=2, start_time=NOW)
+    half = seen(gang, a_pod(gang, "Pending", has_node=False, stuck=stuck.stuck))
+    placing = after(two, seen())
+    queue = new.with_metadata(labels={naming.KUEUE_QUEUE_LABEL: "gpus"})
+    admitted = replace(the_job(queue), queue="gpus")
+    waiting = seen(replace(admitted, is_suspended=True))
+    in_queue = after(queue, seen())
+    training = after(in_queue, seen(admitted, a_pod(admitted)))
+    deleting = done.with_spec("output.deletionPolicy", "Delete").with_metadata(deletionTimestamp=DELETED_AT)
     from_map = new.with_spec("dataset.train", {"uri": "configmap://tickets/train"})
     strict = Policy.model_validate({"limits": {"rank": 8}})
     one_gpu = Policy.model_validate({"limits": {"gpus": 1}})
@@ -86,7 +98,10 @@ def finetunes() -> dict[str, State]:
         "gpu-too-small": State(_finetune(after(large, seen())), DEGRADED),
         "waiting-for-gpus": State(_finetune(after(new, replace(seen(), claims=taken), policy=one_gpu)), PROGRESSING),
         "pending": State(_finetune(started), PROGRESSING),
-        "queued": State(_finetune(after(started, seen(replace(job, is_suspended=True)))), PROGRESSING),
+        "queued": State(_finetune(after(in_queue, waiting)), PROGRESSING),
+        "preempted": State(_finetune(after(training, waiting)), PROGRESSING),
+        "placing-nodes": State(_finetune(after(placing, half)), PROGRESSING),
+        "gave-nodes-back": State(_finetune(after(placing, half, NOW + timedelta(seconds=600))), PROGRESSING),
         "unschedulable": State(_finetune(after(started, seen(job, stuck))), PROGRESSING),
         "running": State(_finetune(running), PROGRESSING),
         "retrying": State(_finetune(after(running, seen(failed(job), out_of_memory))), PROGRESSING),
@@ -96,6 +111,7 @@ def finetunes() -> dict[str, State]:
         "resumed": State(_finetune(after(held.with_spec("suspend", False), seen(a_snapshot(job.run_id)))), PROGRESSING),
         "edited": State(_finetune(done.with_spec("training.seed", 7)), PROGRESSING, UNSEEN),
         "next-run": State(_finetune(after(other, seen(a_snapshot(job.run_id)))), PROGRESSING),
+        "deleting-output": State(_finetune(after(deleting, seen())), *DELETING),
         "deleting": State(_finetune(running.with_metadata(deletionTimestamp=DELETED_AT)), *DELETING),
     }
 

@@ -25,7 +25,7 @@ from loraline_api import conditions
 from loraline_api.conditions import ConditionType
 from loraline_api.finetune import LoraFineTuneStatus
 from loraline_api.outcome import Outcome
-from loraline_operator import errors, lease, naming, observed
+from loraline_operator import errors, lease, naming, observed, observed_finetune
 from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.cluster import Cluster
 
@@ -192,12 +192,12 @@ class Tenant:
         """An object of the namespace."""
         return Ref(kind, self.namespace, name)
 
-    async def create_finetune(self, name: str = "tickets", **spec: Any) -> None:
+    async def create_finetune(self, name: str = "tickets", labels: dict[str, str] | None = None, **spec: Any) -> None:
         """Applies a fine-tune."""
         body = {
             "apiVersion": "loraline.dev/v1alpha1",
             "kind": "LoraFineTune",
-            "metadata": {"name": name, "namespace": self.namespace},
+            "metadata": {"name": name, "namespace": self.namespace, "labels": labels or {}},
             "spec": {
                 "baseModel": {"uri": "hf://org/model"},
                 "dataset": {"train": {"uri": "s3://data/train.jsonl"}},
@@ -266,11 +266,21 @@ class Tenant:
 
         return await eventually(look, f"a pod of {labels or 'any Job'}")
 
+    async def start_this(self, pod: Manifest, ip: str | None = None) -> Manifest:
+        """The kubelet's part: the container of this pod runs."""
+        return await self._set_pod(pod, "Running", {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, ip)
+
+    async def live_pods(self, finetune: str) -> list[Manifest]:
+        """The pods of a fine-tune that have not ended and are not asked to, by the number of their node."""
+        labels = f"{naming.FINETUNE_LABEL}={finetune}"
+        pods = [item async for item in self.cluster.list(Kind.POD, self.namespace, labels=labels)]
+        live = [pod for pod in pods if pod["status"]["phase"] not in ("Succeeded", "Failed")]
+        live = [pod for pod in live if "deletionTimestamp" not in pod["metadata"]]
+        return sorted(live, key=lambda pod: observed_finetune.pod(pod).index)
+
     async def start_pod(self, ip: str | None = None, job: str | None = None, finetune: str | None = None) -> Manifest:
         """The kubelet's part: the container runs."""
-        pod = await self.pod(job, finetune)
-        state = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
-        return await self._set_pod(pod, "Running", state, ip)
+        return await self.start_this(await self.pod(job, finetune), ip)
 
     async def end_pod(
         self, code: int, message: str = "", *, reason: str = "Error", job: str | None = None, text: str | None = None
@@ -282,7 +292,7 @@ class Tenant:
         self, pod: Manifest, code: int, message: str = "", *, reason: str = "Error", text: str | None = None
     ) -> Manifest:
         """The same for a pod that is known."""
-        run_id = pod["metadata"]["labels"]["loraline.dev/run"]
+        run_id = pod["metadata"]["labels"].get("loraline.dev/run", "")  # the pod that deletes the output has none
         outcome = Outcome(run_id=run_id, exit_code=code, message=message)
         if code == 0:
             uri = f"s3://adapters/tickets/adapters/{VERSION}"

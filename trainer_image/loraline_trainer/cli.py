@@ -1,4 +1,4 @@
-"""The command line: `loraline-train job`, `run`, `check` and `estimate`."""
+"""The command line: `loraline-train job`, `delete`, `run`, `check` and `estimate`."""
 
 from __future__ import annotations
 
@@ -44,12 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code (`loraline_api.outcome.ExitCode`)."""
     options = parser().parse_args(arguments)
     _before_torch()
-    quiet = options.command != "job" and not options.verbose
+    quiet = options.command not in ("job", "delete") and not options.verbose
     _log_to_stderr(logging.WARNING if quiet else logging.INFO)
     if options.command == "job":
         from loraline_trainer import job
 
         return job.main(options.gpus)
+    if options.command == "delete":
+        from loraline_trainer import deleting
+
+        return deleting.main(options.uri, options.endpoint, options.region, dict(options.run))
     from rich.console import Console
 
     from loraline_trainer import local
@@ -77,6 +81,18 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     job = commands.add_parser("job", help="one attempt in a training pod: reads the mounted run.json")
     job.add_argument("--gpus", type=int, default=0, help="GPUs that the pod was given; seeing fewer is an error")
+    delete = commands.add_parser("delete", help="delete what runs published, when their fine-tune is deleted")
+    delete.add_argument("--uri", required=True, help="the fine-tune's output.uri")
+    delete.add_argument("--endpoint", help="the fine-tune's output.endpoint")
+    delete.add_argument("--region", help="the fine-tune's output.region")
+    delete.add_argument(
+        "--run",
+        type=_run,
+        action="append",
+        default=[],
+        metavar="ID[=VERSION]",
+        help="a run, and the version that it published if it did",
+    )
     run = commands.add_parser("run", help="run a LoraFineTune manifest on this machine")
     check = commands.add_parser("check", help="check a manifest's data and show its loss mask")
     estimate = commands.add_parser("estimate", help="say what a manifest's fine-tune takes on every GPU")
@@ -120,6 +136,11 @@ def _pair(text: str) -> tuple[str, Path]:
     if not name or not found or not path:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
     return name, Path(path)
+
+
+def _run(text: str) -> tuple[str, str | None]:
+    run_id, _, version = text.partition("=")
+    return run_id, version or None
 
 
 def _log_to_stderr(level: int) -> None:

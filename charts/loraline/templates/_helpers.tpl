@@ -40,6 +40,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - {name: LORALINE_NAMESPACES, value: {{ join "," .Values.watchNamespaces | quote }}}
 - {name: LORALINE_RESYNC_INTERVAL_S, value: {{ .Values.resyncSeconds | quote }}}
 - {name: LORALINE_POLICY, value: {{ include "loraline.policy" . | quote }}}
+- {name: LORALINE_GANG_TIMEOUT_S, value: {{ .Values.gangTimeoutSeconds | quote }}}
 - {name: LORALINE_LOG_LEVEL, value: {{ .Values.logLevel | quote }}}
 - {name: LORALINE_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
 {{- end -}}
@@ -65,8 +66,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   resources: [configmaps]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
-  resources: [services]
-  verbs: [get, create, patch, delete]
+  resources: [services] # list: those of runs on several nodes
+  verbs: [get, list, create, patch, delete]
 - apiGroups: [""] # patch: the annotation that makes a kubelet refresh a routing table at once
   resources: [pods]
   verbs: [get, list, watch, patch]

@@ -48,6 +48,7 @@ def test_a_changed_input_is_another_run(spec: LoraFineTuneSpec) -> None:
     "spec",
     [
         pytest.param(a_spec(compute={"gpus": 0}), id="compute"),
+        pytest.param(a_spec(compute={"nodes": 2}), id="nodes"),
         pytest.param(a_spec(retries=5), id="retries"),
         pytest.param(a_spec(output={"uri": "s3://bucket/prefix", "secretRef": {"name": "keys"}}), id="a Secret"),
     ],
@@ -55,6 +56,16 @@ def test_a_changed_input_is_another_run(spec: LoraFineTuneSpec) -> None:
 def test_what_trains_nothing_leaves_the_run_and_changes_its_settings(spec: LoraFineTuneSpec) -> None:
     assert run_id(spec) == run_id(a_spec())
     assert run.settings_hash(spec) != run.settings_hash(a_spec())
+
+
+def test_what_becomes_of_the_output_changes_neither_the_run_nor_its_settings() -> None:
+    deleted = a_spec(output={"uri": "s3://bucket/prefix", "deletionPolicy": "Delete"})
+    assert (run_id(deleted), run.settings_hash(deleted)) == (run_id(a_spec()), run.settings_hash(a_spec()))
+
+
+def test_fields_that_came_later_leave_the_hashes_of_fine_tunes_without_them() -> None:
+    """As version 0.1 hashed them."""
+    assert (run_id(a_spec()), run.settings_hash(a_spec())) == ("0dbf246efe", "884ca983be")
 
 
 def test_suspending_changes_neither_the_run_nor_its_settings() -> None:

@@ -45,7 +45,7 @@ def wanted(builder: FineTuneBuilder) -> tuple[str, str]:
         data_digests={},
         restart=object.meta.annotations.get(naming.RESTART_ANNOTATION),
     )
-    return asked.id, run.settings_hash(object.spec)
+    return asked.id, run.settings_hash(object.spec, naming.passed_labels(object.meta.labels))
 
 
 def the_job(builder: FineTuneBuilder, attempt: int = 1) -> Job:

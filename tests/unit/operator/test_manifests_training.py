@@ -10,8 +10,10 @@ import pytest
 import yaml
 
 from loraline_api import run
-from loraline_operator import manifests_training, naming
+from loraline_api.compute import MAX_NODES
+from loraline_operator import manifests_cleanup, manifests_gang, manifests_training, naming
 from loraline_operator.actions import Manifest
+from loraline_operator.manifests_cleanup import RunToDelete
 from loraline_operator.observed_finetune import Data
 from unit.operator.builders import SETTINGS, FineTuneBuilder, a_finetune
 
@@ -44,7 +46,11 @@ def compare(name: str, manifest: Manifest) -> None:
     assert text == path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("name", "builder"), [("job-gpu", GPU), ("job-cpu", CPU)])
+NODES = CPU.with_spec("compute.nodes", 2)
+FOUR_GPUS = GPU.with_spec("compute.gpus", 4)
+
+
+@pytest.mark.parametrize(("name", "builder"), [("job-gpu", GPU), ("job-cpu", CPU), ("job-nodes", NODES)])
 def test_the_job_of_an_attempt_is_the_one_in_the_file(name: str, builder: FineTuneBuilder) -> None:
     object = builder.object()
     assert object.spec is not None
@@ -52,6 +58,58 @@ def test_the_job_of_an_attempt_is_the_one_in_the_file(name: str, builder: FineTu
         object.meta, object.spec, run_id="1a2b3c4d5e", attempt=2, settings_hash="aaaaaaaaaa", settings=SETTINGS
     )
     compare(name, manifest)
+
+
+def test_the_service_of_several_nodes_is_the_one_in_the_file() -> None:
+    compare("service-nodes", manifests_gang.service(NODES.object().meta, "1a2b3c4d5e"))
+
+
+def test_the_job_that_deletes_the_output_is_the_one_in_the_file() -> None:
+    object = GPU.with_spec("output.endpoint", "http://s3.example:9000").object()
+    assert object.spec is not None
+    runs = (RunToDelete("1a2b3c4d5e", "4c47e0cfb45a"), RunToDelete("aaaaaaaaaa"))
+    compare("job-delete", manifests_cleanup.job(object.meta, object.spec, runs, SETTINGS))
+
+
+def together(builder: FineTuneBuilder) -> dict[str, str]:
+    """torchrun's environment in the container of a Job."""
+    object = builder.object()
+    assert object.spec is not None
+    variables = manifests_gang.environment(object.meta, object.spec.compute, "1a2b3c4d5e", 1)
+    return {item["name"]: item.get("value", "from the pod's annotation") for item in variables}
+
+
+@pytest.mark.parametrize(
+    ("builder", "nodes", "processes", "master"),
+    [
+        pytest.param(FOUR_GPUS, "1", "4", "127.0.0.1", id="four GPUs of one node"),
+        pytest.param(NODES, "2", "1", "tickets-1a2b3c4d5e-1-0.nodes-tickets-1a2b3c4d5e", id="two nodes of CPUs"),
+        pytest.param(
+            FOUR_GPUS.with_spec("compute.nodes", 2),
+            "2",
+            "4",
+            "tickets-1a2b3c4d5e-1-0.nodes-tickets-1a2b3c4d5e",
+            id="two nodes of four GPUs",
+        ),
+    ],
+)
+def test_torchrun_is_told_nodes_processes_and_where_they_meet(
+    builder: FineTuneBuilder, nodes: str, processes: str, master: str
+) -> None:
+    environment = together(builder)
+    assert (environment["PET_NNODES"], environment["PET_NPROC_PER_NODE"]) == (nodes, processes)
+    assert (environment["PET_MASTER_ADDR"], environment["PET_MASTER_PORT"]) == (master, "29500")
+
+
+@pytest.mark.parametrize("builder", [pytest.param(GPU, id="one GPU"), pytest.param(CPU, id="no GPU")])
+def test_one_process_gets_no_environment_of_torchrun(builder: FineTuneBuilder) -> None:
+    assert together(builder) == {}
+
+
+def test_the_hostname_of_the_last_of_many_nodes_and_the_name_of_its_service_fit_into_labels() -> None:
+    host = f"{naming.job_name('n' * 52, '1a2b3c4d5e', 1)}-{MAX_NODES - 1}"
+    service = naming.nodes_service_name("0" * 52, "1a2b3c4d5e")
+    assert (len(host) <= 63, len(service) <= 63, service[0].isalpha()) == (True, True, True), (host, service)
 
 
 def test_the_snapshot_is_the_one_in_the_file() -> None:
@@ -75,7 +133,7 @@ def test_bytes_that_are_no_text_go_into_binary_data() -> None:
     ("finetune", "pattern"),
     [
         pytest.param("tickets", "tickets-1a2b3c4d5e-1", id="a short name stays"),
-        pytest.param("n" * 52, "n{43}-[0-9a-f]{6}-1a2b3c4d5e-1", id="a long name is cut and gets a hash"),
+        pytest.param("n" * 52, "n{40}-[0-9a-f]{6}-1a2b3c4d5e-1", id="a long name is cut and gets a hash"),
         pytest.param("a.b", "a-b-[0-9a-f]{6}-1a2b3c4d5e-1", id="dots go, as hostnames have none"),
     ],
 )

@@ -341,6 +341,21 @@ def test_a_pod_that_does_not_start_says_why_in_its_own_words(stuck: Stuck, words
 
 
 @pytest.mark.parametrize(
+    ("code", "column"),
+    [
+        pytest.param(40, "Retrying", id="a retry is due"),
+        pytest.param(12, "DatasetInvalid", id="no retry mends it"),
+    ],
+)
+def test_the_column_progress_says_what_holds_a_run_up(code: int, column: str) -> None:
+    builder = after(a_finetune(), seen())
+    job = failed(the_job(builder))
+    display = status_of(planned(builder, seen(job, an_ended_pod(job, code)))).display
+    assert display is not None
+    assert display.progress == column
+
+
+@pytest.mark.parametrize(
     ("phase", "actions"),
     [
         pytest.param("Pending", ["Delete"], id="a pod that has not started is made anew"),
@@ -391,6 +406,41 @@ def test_a_spec_that_does_not_parse_says_field_value_and_limit() -> None:
 def deleted(*things: Job | Pod, at: datetime = NOW) -> Plan[LoraFineTuneStatus]:
     builder = a_finetune().with_metadata(deletionTimestamp=NOW.isoformat())
     return planned(builder, seen(*things), at)
+
+
+def test_a_deadline_that_is_edited_holds_for_the_attempt_that_runs() -> None:
+    builder = after(a_finetune().with_spec("activeDeadlineSeconds", 60), seen())
+    job = replace(the_job(builder), deadline_s=60)
+    edited = builder.with_spec("activeDeadlineSeconds", 3600)
+    (patch,) = planned(edited, seen(job, a_pod(job))).actions
+    assert (patch.ref.name, patch.patch) == (job.name, {"spec": {"activeDeadlineSeconds": 3600}})  # type: ignore[union-attr]
+    late = failed(replace(job, deadline_s=3600), "DeadlineExceeded")
+    ended = status_of(planned(edited, seen(late)))
+    assert (ended.phase, "longer than spec.activeDeadlineSeconds is, 3600 s" in told(ended)[2]) == ("Failed", True)
+    assert status_of(planned(edited.with_status(ended), seen(late))).phase == "Failed"
+
+
+def test_interruptions_in_a_row_are_spaced_out_and_one_of_an_attempt_that_lasted_is_not() -> None:
+    builder = after(a_finetune(), seen())
+    third = failed(the_job(builder, 3))
+    status = builder.object().status
+    assert status.run is not None
+    builder = builder.with_status(status.model_copy(update={"run": status.run.model_copy(update={"attempt": 3})}))
+    for lasted, delay in ((5, 40), (600, 10)):
+        job = replace(third, start_time=NOW - timedelta(seconds=lasted), ended_at=NOW)
+        run = status_of(planned(builder, seen(job, a_pod(job, "Failed", exit_code=41)))).run
+        assert run is not None
+        assert (run.failures, run.retry_time) == (0, NOW + timedelta(seconds=delay))
+
+
+def test_finished_jobs_of_all_but_the_last_attempts_are_removed_when_another_starts() -> None:
+    builder = after(a_finetune(), seen())
+    status = builder.object().status
+    assert status.run is not None
+    builder = builder.with_status(status.model_copy(update={"run": status.run.model_copy(update={"attempt": 9})}))
+    jobs = [failed(the_job(builder, attempt)) for attempt in range(1, 9)]
+    plan = planned(builder, seen(*jobs, a_snapshot(jobs[0].run_id)))
+    assert [name for verb, _, name in names(plan.actions) if verb == "Delete"] == [job.name for job in jobs[:3]]
 
 
 def test_deletion_waits_for_jobs_and_pods_and_then_lets_go() -> None:

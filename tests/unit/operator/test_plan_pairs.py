@@ -78,6 +78,46 @@ def suspended(world: World) -> None:
     world.settle()
 
 
+def on_two_nodes(world: World) -> None:
+    change("compute.nodes", 2)(world)
+    running(world)
+
+
+def half_placed(world: World) -> None:
+    """One of two pods has a node, and there is no other."""
+    world.room = 1
+    on_two_nodes(world)
+
+
+def queued(world: World) -> None:
+    world.finetune = world.finetune.with_metadata(labels={naming.KUEUE_QUEUE_LABEL: "gpus"})
+    pending(world)
+
+
+def preempted(world: World) -> None:
+    queued(world)
+    world.admit()
+    running(world)
+    world.preempt()
+    world.reconcile()
+
+
+def deleting_its_output(world: World) -> None:
+    ended(0)(world)
+    change("output.deletionPolicy", "Delete")(world)
+    world.delete()
+    world.settle()
+
+
+def join_a_queue(world: World) -> None:
+    world.finetune = world.finetune.with_metadata(labels={naming.KUEUE_QUEUE_LABEL: "others"})
+
+
+def delete_with_output(world: World) -> None:
+    change("output.deletionPolicy", "Delete")(world)
+    world.delete()
+
+
 def ended(code: int) -> Step:
     def step(world: World) -> None:
         running(world)
@@ -110,6 +150,11 @@ STATES: dict[str, Step] = {
     "failed": ended(12),
     "running again after a success": edited_after_success,
     "stopping for an edit": stopping_for_an_edit,
+    "running on two nodes": on_two_nodes,
+    "half placed": half_placed,
+    "queued": queued,
+    "preempted": preempted,
+    "deleting its output": deleting_its_output,
 }
 
 INTERVENTIONS: dict[str, Step] = {
@@ -120,6 +165,9 @@ INTERVENTIONS: dict[str, Step] = {
     "revert": change(SEED, 42),
     "restart": restart,
     "change compute": change("compute.requests", {"cpu": "2"}),
+    "ask for two nodes": change("compute.nodes", 2),
+    "join a queue": join_a_queue,
+    "delete with its output": delete_with_output,
     "retry never": change("retries", 0),
     "shorten the TTL": change("ttlSecondsAfterFinished", 0),
     "change the deadline": change("activeDeadlineSeconds", 60),
@@ -129,6 +177,9 @@ INTERVENTIONS: dict[str, Step] = {
     "lose the Job": World.lose_jobs,
     "lose the pod": World.lose_pods,
     "start": World.start_pods,
+    "let in": World.admit,
+    "preempt": World.preempt,
+    "fail to delete the output": lambda world: world.end_cleanup(15),
     "fail": lambda world: world.end_pod(40),
     "fail for good": fail_for_good,
     "exceed the deadline": exceed_deadline,
@@ -141,7 +192,11 @@ INTERVENTIONS: dict[str, Step] = {
 def ends_as_its_spec_says(world: World) -> None:
     """Lets everything come to rest, and training come to its end where nothing holds it back."""
     world.settle()
-    if world.is_gone:
+    if "deletionTimestamp" in world.finetune.manifest["metadata"]:
+        world.end_cleanup(0)
+        world.settle()
+        assert world.is_gone
+        assert not [job for job in world.attempts if job.is_live]
         return
     if world.finetune.manifest["spec"]["training"].get("epochs") == "many":
         assert world.reconcile()
@@ -162,8 +217,8 @@ def test_every_pair_of_interventions_ends_as_the_spec_says(state: str) -> None:
     before.finetune = before.finetune.with_spec(SEED, 42).with_spec("retries", 2)
     STATES[state](before)
     played: set[str] = set()
-    for story in itertools.product(INTERVENTIONS, (0, 1), INTERVENTIONS):
-        first, looks, second = story
+    for number, (first, second) in enumerate(itertools.product(INTERVENTIONS, repeat=2)):
+        looks = number % 2  # after every other first one the operator comes by
         world = before.copy()
         world.story = (state, first, "a look" * looks, second)
         INTERVENTIONS[first](world)

@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from loraline_api.finetune import MAX_HISTORY
 from loraline_operator import naming
 from unit.operator.world import World
 
@@ -44,6 +45,23 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def lose_pods(self) -> None:
         self.world.lose_pods()
+
+    @rule(nodes=st.sampled_from([1, 2]), room=st.integers(0, 2))
+    def change_nodes(self, nodes: int, room: int) -> None:
+        self.world.finetune = self.world.finetune.with_spec("compute.nodes", nodes)
+        self.world.room = room
+
+    @rule(queue=st.sampled_from([{}, {naming.KUEUE_QUEUE_LABEL: "gpus"}]))
+    def change_queue(self, queue: dict[str, str]) -> None:
+        self.world.finetune = self.world.finetune.with_metadata(labels=queue)
+
+    @rule()
+    def admit(self) -> None:
+        self.world.admit()
+
+    @rule()
+    def preempt(self) -> None:
+        self.world.preempt()
 
     @rule()
     def reconcile(self) -> None:
@@ -100,3 +118,25 @@ def test_a_run_that_succeeded_is_never_trained_again() -> None:
         world.end_pod(0)
         world.settle()
     assert len(world.created) == 2
+
+
+def test_the_history_is_bounded_and_finds_what_it_holds() -> None:
+    """Of twelve recipes the last ten are found again without a Job; for the first a Job looks into the storage."""
+    world = World()
+
+    def tune(rank: int) -> int:
+        world.finetune = world.finetune.with_rank(rank)
+        world.settle()
+        world.start_pods()
+        world.end_pod(0)
+        world.settle()
+        assert world.phase == "Succeeded"
+        return len(world.created)
+
+    for rank in range(1, 13):
+        tune(rank)
+    assert len(world.finetune.object().status.history) == MAX_HISTORY
+    assert [tune(rank) for rank in (3, 12, 7)] == [12, 12, 12]
+    world.succeeded.clear()  # what the history has lost counts as new
+    assert tune(1) == 13
+    assert len(world.finetune.object().status.history) == MAX_HISTORY

@@ -9,9 +9,10 @@ import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from loraline_operator import observed_finetune, plan_finetune
-from loraline_operator.actions import Action, Create, Delete, Kind, Patch
-from loraline_operator.observed_finetune import Job, ObservedFineTune, Pod, Snapshot
+from loraline_api.conditions import Reason
+from loraline_operator import observed_finetune, plan_finetune, plan_gang
+from loraline_operator.actions import Action, Create, Delete, Kind, Patch, Ref
+from loraline_operator.observed_finetune import GangService, Job, ObservedFineTune, Pod, Snapshot, Stuck
 from unit.operator.builders import NOW, SETTINGS, FineTuneBuilder, a_finetune, an_outcome
 
 ROUNDS = 30
@@ -26,6 +27,9 @@ class World:
     jobs: dict[str, Job] = field(default_factory=dict)
     pods: dict[str, Pod] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    services: dict[str, GangService] = field(default_factory=dict)
+    room: int = 64
+    """Pods that get a node."""
     now: datetime = NOW
     made: int = 0
     created: list[str] = field(default_factory=list)
@@ -46,14 +50,16 @@ class World:
             jobs=dict(self.jobs),
             pods=dict(self.pods),
             snapshots=dict(self.snapshots),
+            services=dict(self.services),
             created=list(self.created),
             succeeded=set(self.succeeded),
         )
 
     def key(self) -> str:
         """The same for worlds in which the same things are."""
-        things = (self.jobs, self.pods, self.snapshots, self.succeeded, self.now, self.is_gone, self.may_fail)
-        return f"{json.dumps(self.finetune.manifest, sort_keys=True)} {things}"
+        things = (self.jobs, self.pods, self.snapshots, self.services, self.succeeded)
+        flags = (self.room, self.now, self.is_gone, self.may_fail)
+        return f"{json.dumps(self.finetune.manifest, sort_keys=True)} {things} {flags}"
 
     @property
     def phase(self) -> str:
@@ -62,8 +68,12 @@ class World:
 
     def observe(self) -> ObservedFineTune:
         """What an observer would read."""
+        sees_services = plan_gang.may_have_services(self.finetune.object(), tuple(self.jobs.values()))
         return ObservedFineTune(
-            jobs=tuple(self.jobs.values()), pods=tuple(self.pods.values()), snapshots=tuple(self.snapshots.values())
+            jobs=tuple(self.jobs.values()),
+            pods=tuple(self.pods.values()),
+            snapshots=tuple(self.snapshots.values()),
+            services=tuple(self.services.values()) if sees_services else (),
         )
 
     def reconcile(self, writes: int | None = None) -> bool:
@@ -79,22 +89,34 @@ class World:
         if is_new and plan.status is not None and left > len(plan.actions) and not self.is_gone:
             self.finetune = self.finetune.with_status(plan.status)
         self.check()
-        return not plan.actions and not is_new
+        is_at_rest = not plan.actions and not is_new
+        if is_at_rest and not object.meta.is_deleting and object.spec is not None:
+            gangs = {job.run_id for job in self.attempts if job.is_live and job.nodes > 1}
+            assert {service.run_id for service in self.services.values()} == gangs, (self.story, self.services)
+        return is_at_rest
+
+    @property
+    def attempts(self) -> list[Job]:
+        """The Jobs of attempts."""
+        return [job for job in self.jobs.values() if job.owner_uid is not None]
 
     def check(self) -> None:
         """What holds at every moment: at most one live attempt, and a success is never undone."""
-        pods = [pod.name for pod in self.pods.values() if pod.is_live]
-        jobs = [job.name for job in self.jobs.values() if job.is_live]
-        assert len(pods) <= 1, (self.story, pods)
+        pods = [pod for pod in self.pods.values() if pod.is_live]
+        jobs = {job.name: job for job in self.attempts if job.is_live}
         assert len(jobs) <= 1, (self.story, jobs)
-        owners = {pod.job_name for pod in self.pods.values() if pod.is_live and not pod.is_deleting}
+        assert len({pod.job_name for pod in pods}) <= 1, (self.story, pods)
+        owners = {pod.job_name for pod in pods if not pod.is_deleting}
         assert owners <= set(jobs), (self.story, owners, jobs)
         status = self.finetune.manifest.get("status", {})
         run_id = status.get("run", {}).get("id")
         if self.phase == "Succeeded":
             assert "adapter" in status, self.story
             self.succeeded.add(run_id)
-        elif status.get("observedGeneration") == self.finetune.manifest["metadata"]["generation"]:
+        elif (
+            self.phase != "Deleting"
+            and status.get("observedGeneration") == self.finetune.manifest["metadata"]["generation"]
+        ):
             is_undone = run_id in self.succeeded and self.finetune.object().spec is not None
             assert not is_undone, (self.story, run_id, self.phase)
 
@@ -112,6 +134,8 @@ class World:
             self.settle()
             if self.phase in ("Succeeded", "Failed"):
                 return
+            self.room = 64
+            self.admit()
             self.start_pods()
             self.end_pod(0)
             self.wait(60)
@@ -124,48 +148,102 @@ class World:
 
     def lose_jobs(self) -> None:
         """Somebody deletes the live Jobs."""
-        for name, job in list(self.jobs.items()):
+        for job in self.attempts:
             if job.is_live:
-                self.delete_job(name)
+                self.delete_job(job.name)
 
     def lose_pods(self) -> None:
         """Somebody deletes the pods: their Jobs fail, as they replace none."""
-        for pod in list(self.pods.values()):
-            job = self.jobs.get(pod.job_name)
-            if pod.is_live and job is not None and job.is_live:
-                del self.pods[pod.name]
+        for job in self.attempts:
+            pods = [pod for pod in self.pods.values() if pod.job_name == job.name and pod.is_live]
+            if job.is_live and not job.is_suspended and pods:
+                self._end_others(job)
                 self.jobs[job.name] = replace(job, end="BackoffLimitExceeded", has_failed=True, ended_at=self.now)
 
     def exceed_deadline(self) -> bool:
         """Live Jobs that have a pod run over their deadline; whether there was one."""
-        late = [self.jobs[pod.job_name] for pod in self.pods.values() if pod.is_live and pod.job_name in self.jobs]
+        late = [
+            job
+            for job in self.attempts
+            if job.is_live and not job.is_suspended and any(pod.job_name == job.name for pod in self.pods.values())
+        ]
         for job in late:
-            self.delete_job(job.name)
-            self.end_deleted_pods()
+            self._end_others(job)
             self.jobs[job.name] = replace(job, end="DeadlineExceeded", has_failed=True, ended_at=self.now)
         return bool(late)
 
     def start_pods(self) -> None:
-        """The Job controller makes a pod for each live Job that has none, and the kubelet runs it."""
-        for job in self.jobs.values():
-            if job.is_live and not any(pod.is_live for pod in self.pods.values() if pod.job_name == job.name):
-                self.made += 1
-                name = f"{job.name}-{self.made}"
-                self.pods[name] = Pod(
-                    name, f"uid-{self.made}", job.name, "Running", created=self.now, owner_uid=job.uid
-                )
+        """The Job controller makes the pods of attempts, and the kubelet runs those that get a node."""
+        for job in self.attempts:
+            if not job.is_live or job.is_suspended:
+                continue
+            self.jobs[job.name] = replace(job, start_time=job.start_time or self.now)
+            live = {pod.index: pod for pod in self.pods.values() if pod.is_live and pod.job_name == job.name}
+            for index in range(job.nodes):
+                pod = live.get(index) or self._pod(job, index)
+                if pod.phase == "Pending" and index < self.room and not pod.is_deleting:
+                    pod = replace(pod, phase="Running", has_node=True, stuck=None)
+                self.pods[pod.name] = pod
+
+    def _pod(self, job: Job, index: int) -> Pod:
+        self.made += 1
+        stuck = Stuck(Reason.UNSCHEDULABLE, "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+        name = f"{job.name}-{index}-{self.made}" if job.nodes > 1 else f"{job.name}-{self.made}"
+        return Pod(
+            name,
+            f"uid-{self.made}",
+            job.name,
+            "Pending",
+            stuck=stuck,
+            created=self.now,
+            owner_uid=job.uid,
+            index=index,
+            has_node=False,
+        )
 
     def end_pod(self, code: int) -> None:
-        """The running pod ends, and its Job with it."""
-        for pod in list(self.pods.values()):
-            job = self.jobs.get(pod.job_name)
-            if not pod.is_live or pod.is_deleting or job is None:
+        """The running pods end, and their Job with them; when one of several fails, the others are deleted."""
+        for job in self.attempts:
+            running = [
+                pod
+                for pod in self.pods.values()
+                if pod.job_name == job.name and pod.phase == "Running" and not pod.is_deleting
+            ]
+            if not job.is_live or not running or (code == 0 and len(running) < job.nodes):
                 continue
             message = an_outcome(job.run_id, code, "why").encode().decode()
             phase = "Failed" if code else "Succeeded"
-            self.pods[pod.name] = replace(pod, phase=phase, exit_code=code, termination_message=message)
+            for pod in running[:1] if code else running:
+                self.pods[pod.name] = replace(pod, phase=phase, exit_code=code, termination_message=message)
+            self._end_others(job)
             end = "BackoffLimitExceeded" if code else "CompletionsReached"
             self.jobs[job.name] = replace(job, end=end, has_failed=bool(code), ended_at=self.now)
+
+    def _end_others(self, job: Job) -> None:
+        for name in [pod.name for pod in self.pods.values() if pod.job_name == job.name and pod.is_live]:
+            del self.pods[name]
+
+    def admit(self) -> None:
+        """Kueue lets in what waits."""
+        for job in self.attempts:
+            if job.is_live and job.is_suspended and job.queue is not None:
+                self.jobs[job.name] = replace(job, is_suspended=False, start_time=self.now)
+
+    def preempt(self) -> None:
+        """Kueue stops what it had let in; the pods get their SIGTERM."""
+        for job in self.attempts:
+            if job.is_live and not job.is_suspended and job.queue is not None:
+                self.jobs[job.name] = replace(job, is_suspended=True, start_time=None)
+                for pod in list(self.pods.values()):
+                    if pod.job_name == job.name and pod.is_live:
+                        self.pods[pod.name] = replace(pod, is_deleting=True)
+
+    def end_cleanup(self, code: int) -> None:
+        """The Job that deletes the output ends."""
+        for job in list(self.jobs.values()):
+            if job.owner_uid is None and job.is_live:
+                end = "BackoffLimitExceeded" if code else "CompletionsReached"
+                self.jobs[job.name] = replace(job, end=end, has_failed=bool(code), ended_at=self.now)
 
     def delete_job(self, name: str) -> None:
         """Somebody deletes a Job; its pods get their SIGTERM and live on for a while."""
@@ -205,6 +283,8 @@ class World:
                     self.created.append(ref.name)
                 elif ref.kind is Kind.CONFIG_MAP and ref.name not in self.snapshots:
                     self.snapshots[ref.name] = observed_finetune.snapshot(body)
+                elif ref.kind is Kind.SERVICE and ref.name not in self.services:
+                    self.services[ref.name] = observed_finetune.service(body)
             case Delete(ref, uid):
                 job = self.jobs.get(ref.name) if ref.kind is Kind.JOB else None
                 if job is not None and job.uid == uid:
@@ -212,6 +292,11 @@ class World:
                     self.delete_job(ref.name)
                 elif ref.kind is Kind.CONFIG_MAP:
                     self.snapshots.pop(ref.name, None)
+                elif ref.kind is Kind.SERVICE:
+                    self.services.pop(ref.name, None)
+            case Patch(Ref(Kind.JOB, _, name), patch):
+                if name in self.jobs:
+                    self.jobs[name] = replace(self.jobs[name], deadline_s=patch["spec"]["activeDeadlineSeconds"])
             case Patch(_, patch):
                 self.finetune = self.finetune.with_metadata(**patch["metadata"])
                 metadata = self.finetune.manifest["metadata"]

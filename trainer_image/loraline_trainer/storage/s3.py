@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -70,6 +70,10 @@ PASSING = frozenset(
     }
 )
 """Error codes of S3's REST API ("List of error codes"), and bare HTTP statuses where a server sends no code."""
+
+
+MOST_KEYS = 1000
+"""Keys of one DeleteObjects request (S3's REST API)."""
 
 
 class ObjectMissing(Exception):
@@ -185,6 +189,20 @@ class Bucket:
                     self._put(key, file, digest)
 
         self._call(key, put)
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Removes objects; those that are not there are no matter."""
+        for begin in range(0, len(keys), MOST_KEYS):
+            part = keys[begin : begin + MOST_KEYS]
+
+            def delete(part: Sequence[str] = part) -> None:
+                answer = self.client.delete_objects(
+                    Bucket=self.name, Delete={"Objects": [{"Key": key} for key in part], "Quiet": True}
+                )
+                for fault in answer.get("Errors", []):
+                    raise botocore.exceptions.ClientError({"Error": fault}, "DeleteObjects")
+
+            self._call(part[0], delete)
 
     def check_writable(self, key: str) -> None:
         """Raises what a later `create` of the key would raise for want of rights. Leaves nothing behind.

@@ -5,8 +5,10 @@ Both write a file once: a second writer is told that it is there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +37,14 @@ class Store(Protocol):
 
     def check_writable(self, path: str) -> None:
         """Raises what `create` would raise for want of rights."""
+        ...
+
+    def paths(self, below: str) -> list[str]:
+        """The files whose paths begin with that folder's, sorted."""
+        ...
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Removes files; those that are not there are no matter."""
         ...
 
 
@@ -69,6 +79,13 @@ class S3Store:
     def check_writable(self, path: str) -> None:
         self._bucket.check_writable(self._prefix + path)
 
+    def paths(self, below: str) -> list[str]:
+        keys = self._bucket.keys(f"{self._prefix}{below}/")
+        return sorted(key.removeprefix(self._prefix) for key in keys)
+
+    def remove(self, paths: Sequence[str]) -> None:
+        self._bucket.remove([self._prefix + path for path in paths])
+
 
 @dataclass(frozen=True, slots=True)
 class FolderStore:
@@ -101,6 +118,17 @@ class FolderStore:
 
     def check_writable(self, path: str) -> None:
         self._make_folder((self.folder / path).parent)
+
+    def paths(self, below: str) -> list[str]:
+        files = (path for path in (self.folder / below).rglob("*") if path.is_file())
+        return sorted(path.relative_to(self.folder).as_posix() for path in files)
+
+    def remove(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            file = self.folder / path
+            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # others' files keep their folder
+                file.parent.rmdir()
 
     def _make_folder(self, folder: Path) -> None:
         try:

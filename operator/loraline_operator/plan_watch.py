@@ -1,0 +1,92 @@
+"""An attempt that has not ended: running, or why not yet, in words.
+
+How an attempt ended is judged in `plan_attempt`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from loraline_api.conditions import Reason
+from loraline_api.finetune import RunRef
+from loraline_api.progress import Progress
+from loraline_operator import plan_gang, plan_queue, plan_result
+from loraline_operator.actions import Action, Kind, Patch, Ref
+from loraline_operator.observed_finetune import Job
+from loraline_operator.plan_conditions import Phase
+from loraline_operator.plan_decision import Decision, Look, what
+
+PENDING_INTERVAL_S = 10.0
+"""Time between two looks for why a pod does not start: a missing Secret makes no event on the pod's status."""
+
+
+def watch(look: Look, run: RunRef, job: Job, deletions: tuple[Action, ...]) -> Decision:
+    """What is told of the attempt of this live Job; `deletions` are those of all others."""
+    run = run.model_copy(update={"retry_time": None})
+    status = look.status.model_copy(update={"run": run.model_copy(update={"job_name": job.name})})
+    if not job.is_deleting and not job.is_suspended:
+        running = _running(look, run, job)
+        if running is not None:
+            has_pods = any(pod.is_live for pod in look.observed.pods_of(job))
+            if has_pods:
+                status = status.model_copy(update={"progress": _progress(look)})
+            actions = (*deletions, *_deadline(look, job))
+            interval = look.settings.progress_interval_s
+            return Decision(Phase.RUNNING, Reason.RUNNING, running, status, actions, requeue_after_s=interval)
+        late = plan_gang.taken_back(look, run, job)
+        if late is not None:
+            return late
+    reason, message = _waiting(look, run, job)
+    status = status.model_copy(update={"progress": None})
+    return Decision(Phase.PENDING, reason, message, status, deletions, requeue_after_s=PENDING_INTERVAL_S)
+
+
+def _running(look: Look, run: RunRef, job: Job) -> str | None:
+    """What is told of an attempt that runs; None when it does not."""
+    own = look.observed.pods_of(job)
+    live = [pod for pod in own if pod.is_live]
+    if own and not live and len(own) >= job.nodes:
+        return f"{what(run)}: pod {own[-1].name} has ended; its Job is about to say how"
+    if any(pod.phase == "Failed" for pod in own) and job.nodes > 1:
+        failed = next(pod for pod in own if pod.phase == "Failed")
+        return f"{what(run)}: pod {failed.name} has ended; the others are stopped"
+    if not live or not plan_gang.is_whole(job, own):
+        return None
+    first = min(live, key=lambda pod: pod.index)
+    return f"{what(run)} runs in " + (f"pod {first.name}" if job.nodes == 1 else f"{job.nodes} pods, of Job {job.name}")
+
+
+def _waiting(look: Look, run: RunRef, job: Job) -> tuple[Reason, str]:
+    """Reason and message of an attempt that does not run."""
+    pods = [pod for pod in look.observed.pods_of(job) if pod.is_live]
+    if job.is_deleting:
+        return Reason.PENDING, f"{what(run)}: Job {job.name} is being deleted and will be made anew"
+    if job.is_suspended:
+        return plan_queue.told(look, what(run), job)
+    if job.nodes > 1:
+        return plan_gang.told(look, run, job)
+    pod_name = f"pod {pods[0].name}" if pods else f"Job {job.name}"
+    if any(pod.phase == "Running" for pod in pods):
+        return Reason.PENDING, f"{what(run)}: {pod_name} is being deleted; its Job replaces it"
+    stuck = next((pod.stuck for pod in pods if pod.stuck is not None), look.observed.stuck)
+    if stuck is not None:
+        return stuck.reason, f"{what(run)}: {pod_name}: {stuck.message}{plan_result.remedy(stuck.reason)}"
+    return Reason.PENDING, f"{what(run)}: {pod_name} " + ("starts" if pods else "has no pod yet")
+
+
+def _deadline(look: Look, job: Job) -> tuple[Action, ...]:
+    """A deadline that was edited holds for the attempt that runs, too: Kubernetes lets a Job's be changed."""
+    wanted = look.spec.active_deadline_seconds
+    if job.deadline_s == wanted:
+        return ()
+    ref = Ref(Kind.JOB, look.object.meta.namespace, job.name)
+    return (Patch(ref, {"spec": {"activeDeadlineSeconds": wanted}}, uid=job.uid),)
+
+
+def _progress(look: Look) -> Progress | None:
+    """The progress to show: news within one interval wait, as each status write leads to another look."""
+    old, new = look.status.progress, look.observed.progress
+    if old is None or new is None or old.stage is not new.stage or old.updated_at is None or new.updated_at is None:
+        return new or old
+    is_soon = timedelta() <= new.updated_at - old.updated_at < timedelta(seconds=look.settings.progress_interval_s)
+    return old if is_soon else new

@@ -23,6 +23,13 @@ LENGTHS = [9, 17, 1, 12]
 CPU = torch.device("cpu")
 
 
+def engine_of(model: Any) -> Engine:
+    """The engine of a model that it knows."""
+    found = build.engine_for(model)
+    assert isinstance(found, Engine), found
+    return found
+
+
 def engine_run(engine: Engine, ids: list[list[int]], labels: list[list[int]]) -> torch.Tensor:
     """The summed loss of documents end to end."""
     flat = [token for document in ids for token in document]
@@ -73,14 +80,14 @@ def assert_same(model: Any, engine: Engine, lengths: list[int] = LENGTHS) -> Non
 @pytest.mark.parametrize("name", models.CONFIGS)
 def test_loss_and_every_gradient_equal_peft(name: str, nf4_weights: bool) -> None:
     model = models.with_adapter(models.base(name, nf4_weights=nf4_weights))
-    assert_same(model, build.engine_for(model))
+    assert_same(model, engine_of(model))
 
 
 @pytest.mark.parametrize("name", ["llama 3", "gemma 3"])
 @pytest.mark.parametrize("kept", LayerPolicy)
 def test_what_a_layer_keeps_changes_nothing(name: str, kept: LayerPolicy) -> None:
     model = models.with_adapter(models.base(name))
-    engine = build.engine_for(model)
+    engine = engine_of(model)
     engine.set_policies([kept, LayerPolicy.KEEP, kept])
     assert_same(model, engine)
 
@@ -91,7 +98,7 @@ def test_logits_equal_peft(name: str) -> None:
     ids, _ = models.documents([13])
     with torch.no_grad():
         wanted = model(input_ids=torch.tensor(ids), use_cache=False).logits[0]
-        engine = build.engine_for(model)
+        engine = engine_of(model)
         hidden = engine.hidden(torch.tensor(ids[0]), layout.of_lengths([13], CPU))
         logits = model.get_base_model().lm_head(hidden)
         cap = getattr(model.get_base_model().config, "final_logit_softcapping", None)
@@ -102,7 +109,7 @@ def test_logits_equal_peft(name: str) -> None:
 
 def test_documents_do_not_see_each_other() -> None:
     model = models.with_adapter(models.base("llama 3"))
-    engine = build.engine_for(model)
+    engine = engine_of(model)
     ids, labels = models.documents([9, 11])
     with torch.no_grad():
         together = engine_run(engine, ids, labels)
@@ -119,7 +126,7 @@ PARTIAL = [["q_proj", "v_proj"], ["o_proj"], ["gate_proj", "down_proj"], ["up_pr
 @pytest.mark.parametrize("targets", PARTIAL, ids=" ".join)
 def test_an_adapter_on_some_layers_equals_peft(targets: list[str]) -> None:
     model = models.with_adapter(models.base("llama 3", nf4_weights=True), target_modules=targets)
-    assert_same(model, build.engine_for(model))
+    assert_same(model, engine_of(model))
 
 
 def test_ranks_and_scales_of_their_own_equal_peft() -> None:
@@ -129,7 +136,7 @@ def test_ranks_and_scales_of_their_own_equal_peft() -> None:
         alpha_pattern={"down_proj": 40},
         use_rslora=True,
     )
-    assert_same(model, build.engine_for(model))
+    assert_same(model, engine_of(model))
 
 
 @pytest.mark.parametrize(
@@ -143,18 +150,19 @@ def test_ranks_and_scales_of_their_own_equal_peft() -> None:
 )
 def test_what_it_cannot_do_it_says(changes: dict[str, Any], reason: str) -> None:
     model = models.with_adapter(models.base("llama 3"), **changes)
-    with pytest.raises(build.Unsupported, match=reason):
-        build.engine_for(model)
+    found = build.engine_for(model)
+    assert isinstance(found, str)
+    assert found.endswith(reason)
 
 
 def test_policies_must_be_as_many_as_layers() -> None:
-    engine = build.engine_for(models.with_adapter(models.base("llama 3")))
+    engine = engine_of(models.with_adapter(models.base("llama 3")))
     with pytest.raises(ValueError, match="2 policies for 3 layers; give one for each"):
         engine.set_policies([LayerPolicy.KEEP] * 2)
 
 
 def test_bytes_a_token_are_what_the_layer_keeps() -> None:
-    engine = build.engine_for(models.with_adapter(models.base("llama 3")))
+    engine = engine_of(models.with_adapter(models.base("llama 3")))
     shape = engine.shape
     assert policy.bytes_per_token(shape, LayerPolicy.RECOMPUTE) == 64 * 4
     assert engine.bytes_per_token(LayerPolicy.OFFLOAD) == 0

@@ -20,16 +20,22 @@ from loraline_trainer.engine.offload import Offload
 from loraline_trainer.engine.stack import Stack
 
 
-class Unsupported(Exception):  # noqa: N818 - a reason, not an error
-    """Why the engine does not take a model; the text ends the sentence "the engine is off: "."""
+class Unsupported(Exception):
+    """The model has something that the engine does not know; the text says what."""
 
 
-def engine_for(model: Any) -> Engine:
-    """The engine of a PEFT model with one LoRA adapter; it trains PEFT's own parameters in place.
+def engine_for(model: Any) -> Engine | str:
+    """The engine of a PEFT model with one LoRA adapter, which trains PEFT's own parameters in place.
 
-    Raises:
-        Unsupported: the model has something that the engine does not know.
+    Returns: a string where the engine does not take the model: what it does not know.
     """
+    try:
+        return _engine(model)
+    except Unsupported as reason:
+        return str(reason)
+
+
+def _engine(model: Any) -> Engine:
     causal = model.get_base_model()
     decoder = causal.get_decoder() if hasattr(causal, "get_decoder") else causal.model
     config = causal.config.get_text_config()

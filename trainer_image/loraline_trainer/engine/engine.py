@@ -5,7 +5,7 @@ It holds views of the model's weights and nothing of its own but a scratch buffe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -30,6 +30,13 @@ class Engine:
         self._head = head
         self._policies: tuple[LayerPolicy, ...] = (LayerPolicy.KEEP,) * len(stack.layers)
         self._scratch: torch.Tensor | None = None
+        self.on_layer: Callable[[int], None] | None = None
+        """Called after each layer's forward pass with the layer's number."""
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers."""
+        return len(self._stack.layers)
 
     @property
     def policies(self) -> tuple[LayerPolicy, ...]:
@@ -73,6 +80,11 @@ class Engine:
         """GPU bytes that a layer keeps for each token until its backward pass."""
         return policy.bytes_per_token(self.shape, kept)
 
+    def loss_bytes(self) -> int:
+        """GPU bytes of the loss's tile of logits, at most."""
+        row = self._head.weight.shape[0] * self.dtype.itemsize
+        return max(row, cross_entropy.TILE_BYTES // row * row)
+
     def hidden(self, ids: torch.Tensor, layout: Layout, noise: torch.Tensor | None = None) -> torch.Tensor:
         """The hidden states behind the last norm. [T, H]
 
@@ -85,7 +97,7 @@ class Engine:
             if noise is not None:
                 embedded = embedded + noise
             batch = Batch(layout, self._angles(layout), self._scratch_on(ids.device))
-        return stack.run(self._stack, embedded, batch, self._policies)
+        return stack.run(self._stack, embedded, batch, self._policies, self.on_layer)
 
     def loss(self, ids: torch.Tensor, layout: Layout, predict_at: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The summed loss over the counted tokens, in nats.

@@ -177,9 +177,7 @@ class Layer:
             attention_out=attention_out, attention_out_scale=attention_out_scale,
         )  # fmt: skip
 
-    def backward(
-        self, grad: torch.Tensor, kept: Kept, batch: Batch, *, wants_input: bool
-    ) -> list[torch.Tensor]:
+    def backward(self, grad: torch.Tensor, kept: Kept, batch: Batch, *, wants_input: bool) -> list[torch.Tensor]:
         """The adapters' gradients, group by group; turns `grad` into the gradient of the layer's input.
 
         Args:
@@ -243,9 +241,7 @@ class Layer:
         del q, k, v, grads, mixed_grad
 
         normed_grad = self.qkv.backward(self.qkv.matrix(batch.scratch), kept.qkv, wants_input=wants_input)
-        found = self.qkv.adapter_gradients(
-            kept.qkv, kept.inner_qkv, kept.x, kept.x_scale, self.norm_attention.gain()
-        )
+        found = self.qkv.adapter_gradients(kept.qkv, kept.inner_qkv, kept.x, kept.x_scale, self.norm_attention.gain())
         if normed_grad is not None:
             norm.norm_backward(
                 normed_grad, kept.x, kept.x_scale, self.norm_attention, grad[:, :hidden], grad[:, :hidden]
@@ -269,7 +265,9 @@ class Layer:
         rotary.rotate(k, turn, self.k_norm, ready_k)
         return ready_q, ready_k, v
 
-    def _unrotate(self, grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor], qkv: torch.Tensor, batch: Batch) -> None:
+    def _unrotate(
+        self, grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor], qkv: torch.Tensor, batch: Batch
+    ) -> None:
         """Puts the gradients of queries, keys and values in their places."""
         q, k, v = self._split(qkv)
         turn = batch.angles[self.kind]

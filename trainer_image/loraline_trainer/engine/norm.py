@@ -42,7 +42,12 @@ def add_norm(
 
 
 def norm_backward(
-    grad: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, norm: Norm, residual: torch.Tensor | None, out: torch.Tensor
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    norm: Norm,
+    residual: torch.Tensor | None,
+    out: torch.Tensor,
 ) -> None:
     """Writes residual + d norm / d x * grad into out [T, H]; out may be the residual itself.
 

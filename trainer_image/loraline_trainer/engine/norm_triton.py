@@ -70,7 +70,12 @@ def add_norm(
 
 
 def norm_backward(
-    grad: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, norm: Norm, residual: torch.Tensor | None, out: torch.Tensor
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    norm: Norm,
+    residual: torch.Tensor | None,
+    out: torch.Tensor,
 ) -> None:
     """See `norm.norm_backward`."""
     tokens, width = x.shape

@@ -6,7 +6,7 @@ one buffer, buffers are freed when their last reader is done, and autograd's own
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +39,22 @@ class Stack:
         ]
 
 
-def run(stack: Stack, hidden: torch.Tensor, batch: Batch, policies: Sequence[LayerPolicy]) -> torch.Tensor:
-    """The normed output of the last layer. [T, H]"""
+Watch = Callable[[int], None]
+
+
+def run(
+    stack: Stack, hidden: torch.Tensor, batch: Batch, policies: Sequence[LayerPolicy], watch: Watch | None = None
+) -> torch.Tensor:
+    """The normed output of the last layer. [T, H]
+
+    Args:
+        watch: called after each layer with its number.
+    """
     if not torch.is_grad_enabled():
-        return _forward(stack, hidden, batch, None, [])[0]
-    out: torch.Tensor = _Run.apply(stack, hidden, batch, tuple(policies), *stack.parameters)  # type: ignore[no-untyped-call]
+        return _forward(stack, hidden, batch, None, [], watch)[0]
+    out: torch.Tensor = _Run.apply(  # type: ignore[no-untyped-call]
+        stack, hidden, batch, tuple(policies), watch, *stack.parameters
+    )
     return out
 
 
@@ -61,6 +72,7 @@ def _forward(
     batch: Batch,
     policies: Sequence[LayerPolicy] | None,
     kept: list[Kept | torch.Tensor | Parked],
+    watch: Watch | None,
 ) -> tuple[torch.Tensor, _Last]:
     """Runs all layers; appends what each keeps unless there are no policies."""
     x, delta = hidden, None
@@ -69,6 +81,8 @@ def _forward(
         if policies is not None:
             kept.append(_reduced(stack, number, parts, policies[number]))
         del parts
+        if watch is not None:
+            watch(number)
     out = torch.empty_like(x)
     x, scale = norm.add_norm(x, delta, stack.last_norm, out)
     return out, _Last(x, scale)
@@ -90,10 +104,11 @@ class _Run(torch.autograd.Function):
         hidden: torch.Tensor,
         batch: Batch,
         policies: tuple[LayerPolicy, ...],
+        watch: Watch | None,
         *parameters: torch.nn.Parameter,
     ) -> torch.Tensor:
         kept: list[Kept | torch.Tensor | Parked] = []
-        out, ctx.last = _forward(stack, hidden, batch, policies, kept)
+        out, ctx.last = _forward(stack, hidden, batch, policies, kept, watch)
         ctx.stack, ctx.batch, ctx.kept = stack, batch, kept
         return out
 
@@ -120,4 +135,4 @@ class _Run(torch.autograd.Function):
             found.append(stack.layers[number].backward(grad, parts, batch, wants_input=wants_input))
             del parts
         flat = [one for layer in reversed(found) for one in layer]
-        return None, grad[:, :hidden].contiguous() if wants_hidden else None, None, None, *flat
+        return None, grad[:, :hidden].contiguous() if wants_hidden else None, None, None, None, *flat

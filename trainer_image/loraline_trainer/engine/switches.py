@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -34,7 +34,25 @@ class Switches:
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton's interpreter runs the kernels on a CPU: for their tests alone."""
 
-_now = Switches()
+OFF_VARIABLE = "LORALINE_ENGINE_OFF"
+"""Names of switches to turn off, with commas between; for measurements in a process of their own."""
+
+
+def from_environment(value: str) -> Switches:
+    """The switches that a list of names leaves on.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    names = [name for name in value.split(",") if name]
+    known = [field.name for field in fields(Switches)]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{OFF_VARIABLE} names {name}; the switches are {', '.join(known)}")
+    return replace(Switches(), **dict.fromkeys(names, False))
+
+
+_now = from_environment(os.environ.get(OFF_VARIABLE, ""))
 
 
 def now() -> Switches:

@@ -1,8 +1,8 @@
 """The engine against the PEFT path in float32: losses, logits and every gradient of the adapter.
 
-Both compute the same sums in another order, so they differ by rounding alone: 2^-24 a step, and a few thousand steps a
-number. 2e-5 of the largest value of a tensor is ten times what was seen, and a tenth of what one wrong bfloat16 rounding
-would give.
+Both compute the same sums in another order, so they differ by rounding alone: 2^-24 a step, and a few thousand steps
+a number. 2e-5 of the largest value of a tensor is ten times what was seen, and a hundredth of what one rounding to
+bfloat16 would give.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from loraline_trainer.engine import build, layout, policy
-from loraline_trainer.engine.engine import Engine, counted
+from loraline_trainer.engine import batches, build, layout, policy
+from loraline_trainer.engine.engine import Engine
 from loraline_trainer.engine.policy import LayerPolicy
 
 from . import engine_models as models
@@ -32,10 +32,8 @@ def engine_of(model: Any) -> Engine:
 
 def engine_run(engine: Engine, ids: list[list[int]], labels: list[list[int]]) -> torch.Tensor:
     """The summed loss of documents end to end."""
-    flat = [token for document in ids for token in document]
-    predict_at, targets = counted([label for document in labels for label in document], -100)
-    lay = layout.of_lengths([len(document) for document in ids], CPU)
-    return engine.loss(torch.tensor(flat), lay, torch.tensor(predict_at), torch.tensor(targets))
+    items = [{"input_ids": tokens, "labels": wanted} for tokens, wanted in zip(ids, labels, strict=True)]
+    return batches.loss(engine, batches.collate(items))
 
 
 def peft_run(model: Any, ids: list[list[int]], labels: list[list[int]]) -> torch.Tensor:

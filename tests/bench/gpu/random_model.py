@@ -10,7 +10,7 @@ import transformers
 from bitsandbytes import functional
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
-LLAMA_8B = {
+LLAMA_8B: dict[str, Any] = {
     "hidden_size": 4096,
     "intermediate_size": 14336,
     "num_attention_heads": 32,
@@ -44,25 +44,9 @@ def llama(layers: int, vocabulary: int = 128256) -> Any:
 
 
 def random_layer(columns: int, rows: int) -> Linear4bit:
-    """A 4-bit layer of random bytes; its weights spread by about 0.02."""
-    blocks = rows * columns // 64
-    nested = functional.QuantState(
-        absmax=torch.rand(-(-blocks // 256), device="cuda") * 0.02 + 0.01,
-        code=functional.create_dynamic_map().cuda(),
-        blocksize=256,
-        dtype=torch.float32,
-    )
-    state = functional.QuantState(
-        absmax=torch.randint(0, 256, (blocks,), dtype=torch.uint8, device="cuda"),
-        shape=torch.Size((rows, columns)),
-        code=functional.get_4bit_type("nf4", device="cuda"),
-        blocksize=64,
-        quant_type="nf4",
-        dtype=torch.bfloat16,
-        offset=torch.tensor(0.04, device="cuda"),
-        state2=nested,
-    )
-    packed = torch.randint(0, 256, (rows * columns // 2, 1), dtype=torch.uint8, device="cuda")
+    """A 4-bit layer of Gaussian weights that spread by 0.02, quantized by bitsandbytes."""
+    whole = torch.randn(rows, columns, device="cuda", dtype=torch.bfloat16) * 0.02
+    packed, state = functional.quantize_4bit(whole, quant_type="nf4", compress_statistics=True)
     with torch.device("meta"):
         layer = Linear4bit(columns, rows, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
     layer.weight = Params4bit(

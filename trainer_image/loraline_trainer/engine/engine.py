@@ -85,17 +85,15 @@ class Engine:
         row = self._head.weight.shape[0] * self.dtype.itemsize
         return max(row, cross_entropy.TILE_BYTES // row * row)
 
-    def hidden(self, ids: torch.Tensor, layout: Layout, noise: torch.Tensor | None = None) -> torch.Tensor:
+    def hidden(self, ids: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The hidden states behind the last norm. [T, H]
 
         Args:
             ids: documents end to end. [T]
-            noise: added to the embeddings. [T, H]
         """
         with torch.no_grad():
-            embedded = self._embed(ids).to(self.dtype)
-            if noise is not None:
-                embedded = embedded + noise
+            # As one row: hooks of the embeddings, such as NEFTune's noise, expect [batch, tokens, H].
+            embedded = self._embed(ids[None])[0].to(self.dtype)
             batch = Batch(layout, self._angles(layout), self._scratch_on(ids.device))
         return stack.run(self._stack, embedded, batch, self._policies, self.on_layer)
 
@@ -124,9 +122,3 @@ class Engine:
             elements = max(group.matrix_elements for layer in self._stack.layers for group in layer.groups)
             self._scratch = torch.empty(elements, dtype=self.dtype, device=device)
         return self._scratch
-
-
-def counted(labels: Sequence[int], ignored: int) -> tuple[list[int], list[int]]:
-    """Where counted tokens are predicted, and what they are: `predict_at` and `targets` of a row of labels."""
-    places = [place for place, label in enumerate(labels) if label != ignored]
-    return [place - 1 for place in places], [labels[place] for place in places]

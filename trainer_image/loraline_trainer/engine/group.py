@@ -13,12 +13,18 @@ more column of M beside a column of ones in u. dA = v^T x and dB = g^T u are sum
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from loraline_trainer.engine import policy, switches
 from loraline_trainer.engine.nf4 import Frozen
+
+
+WIDE = 4
+"""With this many times more rows than columns, g W and g B are one product, and v A is added to g W afterwards: one more
+pass over g, which v = g B by itself needs, costs more than one over dx. Gate and up of Llama 3 have 7 times more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +63,6 @@ class Part:
     ranks: slice
 
 
-@dataclass(frozen=True, slots=True)
-class Gradients:
-    """Of the adapters of a group, in the order of their parameters: a, b, a, b."""
-
-    values: list[torch.Tensor] = field(default_factory=list)
-
-
 class Group:
     """Linear layers with one input."""
 
@@ -80,11 +79,17 @@ class Group:
         self.ranks = rank
         self.has_bias = any(linear.bias is not None for linear in linears)
         self.fold = policy.padded_rank(rank + int(self.has_bias))
+        self.launch: tuple[Any, ...] | None = None  # of `group_triton.assemble`, made once
+        self.launches: bool | None = None  # whether that takes this group
 
     @property
     def adapters(self) -> list[Adapter]:
         """The adapters in the order of the parts."""
         return [part.linear.adapter for part in self.parts if part.linear.adapter is not None]
+
+    def fingerprint(self) -> tuple[int, ...]:
+        """Where the adapters lie: a trainer may put other memory under a parameter."""
+        return tuple(parameter.data_ptr() for adapter in self.adapters for parameter in (adapter.a, adapter.b))
 
     @property
     def matrix_elements(self) -> int:
@@ -94,6 +99,12 @@ class Group:
     def matrix(self, scratch: torch.Tensor) -> torch.Tensor:
         """Assembles M in the scratch buffer. [N + F, K + F]"""
         matrix = scratch[: self.matrix_elements].view(self.rows + self.fold, self.columns + self.fold)
+        if switches.now().nf4_kernel and switches.triton_runs(matrix):
+            from loraline_trainer.engine import group_triton
+
+            if group_triton.takes(self):
+                group_triton.assemble(self, matrix)
+                return matrix
         for part in self.parts:
             part.linear.weight.place(matrix[part.rows, : self.columns])
         if self.fold:
@@ -101,11 +112,6 @@ class Group:
         return matrix
 
     def _place_adapters(self, matrix: torch.Tensor) -> None:
-        if switches.now().kernels and switches.triton_runs(matrix):
-            from loraline_trainer.engine import group_triton
-
-            group_triton.place_adapters(self, matrix)
-            return
         rows, columns = self.rows, self.columns
         matrix[:rows, columns:].zero_()
         matrix[rows:, :columns].zero_()
@@ -147,25 +153,33 @@ class Group:
             out.addmm_(inner, adapter_b.t())
         return inner.clone()
 
-    def backward(self, matrix: torch.Tensor, grad: torch.Tensor, *, wants_input: bool = True) -> torch.Tensor | None:
-        """The gradient of x [T, K], or None when nobody wants it; fills v into the last F columns of grad.
+    def backward(
+        self, matrix: torch.Tensor, grad: torch.Tensor, *, wants_input: bool = True
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The gradient of x [T, K], or None when nobody wants it, and v [T, F].
 
         Args:
-            grad: of y. [T, N + F]
+            grad: of y, and room for v behind it. [T, N + F]
         """
         rows, columns = self.rows, self.columns
         if not self.fold:
-            return grad @ matrix if wants_input else None
-        torch.mm(grad[:, :rows], matrix[:rows, columns:], out=grad[:, rows:])
+            return grad @ matrix if wants_input else None, grad[:, rows:]
+        if wants_input and switches.now().wide_gradient and rows > WIDE * columns:
+            both = grad[:, :rows] @ matrix[:rows]  # [g W | g B]
+            of_x, outer = both[:, :columns], both[:, columns:]
+            return of_x.addmm_(outer, matrix[rows:, :columns]), outer
+        outer = grad[:, rows:]
+        torch.mm(grad[:, :rows], matrix[:rows, columns:], out=outer)
         if not wants_input:
-            return None
+            return None, outer
         if switches.now().fold:
-            return grad @ matrix[:, :columns]
-        return torch.addmm(grad[:, :rows] @ matrix[:rows, :columns], grad[:, rows:], matrix[rows:, :columns])
+            return grad @ matrix[:, :columns], outer
+        return torch.addmm(grad[:, :rows] @ matrix[:rows, :columns], outer, matrix[rows:, :columns]), outer
 
     def adapter_gradients(
         self,
         grad: torch.Tensor,
+        outer: torch.Tensor,
         inner: torch.Tensor | None,
         x: torch.Tensor,
         row_scale: torch.Tensor | None = None,
@@ -177,14 +191,14 @@ class Group:
         v^T (x * row_scale * gain) = (v * row_scale)^T x * gain.
 
         Args:
-            grad: as `backward` left it. [T, N + F]
+            grad: of y in the first N columns. [T, N + F]
+            outer: v as `backward` gave it. [T, F]
             inner: u as `forward` gave it. [T, F]
             row_scale: [T]
             gain: [K]
         """
         if not self.ranks or inner is None:
             return []
-        outer = grad[:, self.rows : self.rows + self.fold]
         if row_scale is not None:
             outer = (outer * row_scale[:, None]).to(grad.dtype)
         of_a = product_float32(outer.t(), x)

@@ -148,10 +148,9 @@ class Layer:
         qkv = _wide(x, self.qkv.rows, self.qkv.fold)
         inner_qkv = self.qkv.forward(self.qkv.matrix(batch.scratch), normed, qkv[:, : self.qkv.rows])
         if self.q_norm is None:
-            q, k, v = self._split(qkv)
-            turn = batch.angles[self.kind]
-            rotary.rotate(q, turn, None, q)
-            rotary.rotate(k, turn, None, k)
+            turned = qkv[:, : (self.heads.queries + self.heads.keys) * self.heads.width]
+            turned = turned.unflatten(1, (-1, self.heads.width))
+            rotary.rotate(turned, batch.angles[self.kind], None, turned)
         q, k, v = self._ready(qkv, batch)
         attended = attention.attend(q, k, v, batch.layout, self.rules)
         del normed, q, k, v
@@ -197,19 +196,19 @@ class Layer:
                 grad[:, :hidden], kept.mlp_out, kept.mlp_out_scale, self.norm_mlp_out, None, out_grad[:, :hidden]
             )
         matrix = self.down.matrix(batch.scratch)
-        product = self.down.backward(matrix, out_grad)
+        product, outer = self.down.backward(matrix, out_grad)
         assert product is not None
         gated.gated_backward(product, kept.gate_up[:, : 2 * width], self.activation)
         inner_down = kept.inner_down
         if inner_down is None and self.down.fold:
             inner_down = self.down.inner(matrix, product)
-        found_down = self.down.adapter_gradients(out_grad, inner_down, product)
+        found_down = self.down.adapter_gradients(out_grad, outer, inner_down, product)
         del product
 
-        normed_grad = self.gate_up.backward(self.gate_up.matrix(batch.scratch), kept.gate_up)
+        normed_grad, outer = self.gate_up.backward(self.gate_up.matrix(batch.scratch), kept.gate_up)
         assert normed_grad is not None
         found = self.gate_up.adapter_gradients(
-            kept.gate_up, kept.inner_gate_up, kept.middle, kept.middle_scale, self.norm_mlp.gain()
+            kept.gate_up, outer, kept.inner_gate_up, kept.middle, kept.middle_scale, self.norm_mlp.gain()
         )
         norm.norm_backward(
             normed_grad, kept.middle, kept.middle_scale, self.norm_mlp, grad[:, :hidden], grad[:, :hidden]
@@ -229,10 +228,10 @@ class Layer:
                 grad[:, :hidden], kept.attention_out, kept.attention_out_scale, self.norm_attention_out, None,
                 out_grad[:, :hidden],
             )  # fmt: skip
-        mixed_grad = self.o.backward(self.o.matrix(batch.scratch), out_grad)
+        mixed_grad, outer = self.o.backward(self.o.matrix(batch.scratch), out_grad)
         assert mixed_grad is not None
         mixed = kept.attended.out.flatten(1)
-        found_o = self.o.adapter_gradients(out_grad, kept.inner_o, mixed)
+        found_o = self.o.adapter_gradients(out_grad, outer, kept.inner_o, mixed)
 
         q, k, v = self._ready(kept.qkv, batch)
         mixed_grad = mixed_grad.unflatten(1, (self.heads.queries, self.heads.width))
@@ -240,8 +239,9 @@ class Layer:
         self._unrotate(grads, kept.qkv, batch)
         del q, k, v, grads, mixed_grad
 
-        normed_grad = self.qkv.backward(self.qkv.matrix(batch.scratch), kept.qkv, wants_input=wants_input)
-        found = self.qkv.adapter_gradients(kept.qkv, kept.inner_qkv, kept.x, kept.x_scale, self.norm_attention.gain())
+        matrix = self.qkv.matrix(batch.scratch)
+        normed_grad, outer = self.qkv.backward(matrix, kept.qkv, wants_input=wants_input)
+        found = self.qkv.adapter_gradients(kept.qkv, outer, kept.inner_qkv, kept.x, kept.x_scale, self.norm_attention.gain())
         if normed_grad is not None:
             norm.norm_backward(
                 normed_grad, kept.x, kept.x_scale, self.norm_attention, grad[:, :hidden], grad[:, :hidden]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from loraline_trainer.engine.norm import Norm
     from loraline_trainer.engine.rotary import Angles
 
-HEADS = 8
-"""Heads of a program."""
+HEADS = 32
+"""Heads of a program, at most."""
 
 
 @triton.jit
@@ -111,10 +111,11 @@ def _launch(
     tokens, count, width = heads.shape
     half = turn.cos.shape[1]
     rest = width - 2 * half
-    _rotate[(tokens, triton.cdiv(count, HEADS))](
+    block = min(HEADS, triton.next_power_of_2(count))
+    _rotate[(tokens, triton.cdiv(count, block))](
         grad, heads, out, turn.cos, turn.sin, turn.cos if norm is None else norm.weight,
         grad.stride(0), grad.stride(1), heads.stride(0), heads.stride(1), out.stride(0), out.stride(1),
         turn.cos.stride(0), count, half, width, 0.0 if norm is None else norm.eps, 0.0 if norm is None else norm.plus,
-        BACKWARD=backward, NORM=norm is not None, REST=rest > 0, HEADS_BLOCK=HEADS,
+        BACKWARD=backward, NORM=norm is not None, REST=rest > 0, HEADS_BLOCK=block,
         BLOCK=triton.next_power_of_2(half), REST_BLOCK=triton.next_power_of_2(max(rest, 1)), num_warps=4,
     )  # fmt: skip

@@ -16,7 +16,8 @@ class Switches:
 
     Attributes:
         fold: the adapter rides in the frozen product as extra columns; else it is a product of its own.
-        nf4_kernel: a weight is dequantized in one launch of ours; else by bitsandbytes.
+        wide_gradient: of groups with many rows, both products of a gradient are one; see `group.WIDE`.
+        nf4_kernel: a group's weights and adapters are assembled in one launch of ours; else by bitsandbytes and copies.
         kernels: norms, rotary embedding and gated product in one launch each; else torch's operators.
         loss_kernel: the loss and its gradient in one launch a tile; else torch's operators.
         cudnn_attention: dense rows go to cuDNN; else to flash attention.
@@ -24,6 +25,7 @@ class Switches:
     """
 
     fold: bool = True
+    wide_gradient: bool = True
     nf4_kernel: bool = True
     kernels: bool = True
     loss_kernel: bool = True

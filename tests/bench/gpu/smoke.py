@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -312,19 +313,34 @@ def step() -> None:
         "8192 x 2, keep": ([8192] * 2, keep),
         "ragged 16k, keep": (ragged_lengths(), keep),
         "2048 x 1, keep": ([2048], keep),
+        "2048 x 2, lean": ([2048] * 2, park),
+        "2048 x 4, lean": ([2048] * 4, park),
     }
     for name, (lengths, policies) in cases.items():
+        lean = name.endswith("lean")
         try:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             work = run(lengths, policies)
-            took = timing.median_ms(work, 2500)
+            with engine.embeddings_on_host() if lean else nullcontext():
+                engine.set_loss_bytes((128 if lean else 512) * 2**20)
+                torch.cuda.reset_peak_memory_stats()
+                took = timing.median_ms(work, 1800)
             peak = torch.cuda.max_memory_allocated() / 2**30
             say(f"step {name:22s} {took:8.1f} ms {sum(lengths) / took * 1000:8.0f} tok/s, peak {peak:5.1f} GiB")
         except Exception as problem:
             say(f"step {name}: FAILED {type(problem).__name__} {str(problem)[:200]}")
             traceback.print_exc()
-    for name in ("2048 x 8, keep", "ragged 16k, keep"):
+    for off in ("wide_gradient", "fold", "kernels", "nf4_kernel", "loss_kernel", "cudnn_attention"):
+        try:
+            torch.cuda.empty_cache()
+            work = run(*cases["2048 x 8, keep"])
+            with switches.switched(**{off: False}):
+                took = timing.median_ms(work, 1800)
+            say(f"step 2048 x 8, keep, without {off:16s} {took:8.1f} ms {TOKENS / took * 1000:8.0f} tok/s")
+        except Exception as problem:
+            say(f"step without {off}: FAILED {type(problem).__name__} {str(problem)[:200]}")
+    for name in ("2048 x 8, keep", "2048 x 1, keep"):
         try:
             work = run(*cases[name])
             work()

@@ -12,6 +12,7 @@ from loraline_trainer.engine import nf4
 from loraline_trainer.engine.architectures import ACTIVATIONS, BY_LAYER, Architecture
 from loraline_trainer.engine.attention import Rules
 from loraline_trainer.engine.cross_entropy import Head
+from loraline_trainer.engine.embedding import Embedding
 from loraline_trainer.engine.engine import Engine
 from loraline_trainer.engine.group import Adapter, Group, Linear
 from loraline_trainer.engine.layer import Heads, Layer
@@ -42,12 +43,12 @@ def _engine(model: Any) -> Engine:
     layers = tuple(_layer(layer, config) for layer in decoder.layers)
     stack = Stack(layers, _norm(decoder.norm, _architecture(decoder.layers[0])), Offload())
     _check_trained(model, stack)
-    head = causal.get_output_embeddings()
+    head, embeddings = causal.get_output_embeddings(), causal.get_input_embeddings()
     if isinstance(head, LoraLayer) or type(head) is not torch.nn.Linear or head.bias is not None:
         raise Unsupported("the output layer is not a plain linear layer without bias")
     return Engine(
         stack=stack,
-        embed=causal.get_input_embeddings(),
+        embedding=Embedding(embeddings, tied=embeddings.weight is head.weight),
         rotary=decoder.rotary_emb,
         angles_by_layer_type=_architecture(decoder.layers[0]).angles_by_layer_type,
         head=Head(head.weight, getattr(config, "final_logit_softcapping", None)),

@@ -30,38 +30,41 @@ class Head:
     cap: float | None = None
 
 
-def summed(hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
+def summed(hidden: torch.Tensor, targets: torch.Tensor, head: Head, tile_bytes: int = TILE_BYTES) -> torch.Tensor:
     """The summed loss of C tokens in nats, float32.
 
     Args:
         hidden: of the tokens that predict. [C, H]
         targets: what they should predict. [C]
+        tile_bytes: most bytes of logits at a time.
     """
     if torch.is_grad_enabled() and hidden.requires_grad:
-        total: torch.Tensor = _Summed.apply(hidden, targets, head)  # type: ignore[no-untyped-call]
+        total: torch.Tensor = _Summed.apply(hidden, targets, head, tile_bytes)  # type: ignore[no-untyped-call]
         return total
-    return _tiles(hidden, targets, head, None)
+    return _tiles(hidden, targets, head, tile_bytes, None)
 
 
 class _Summed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, head: Head) -> torch.Tensor:
+    def forward(ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, head: Head, tile_bytes: int) -> torch.Tensor:
         grad = torch.empty_like(hidden)
-        total = _tiles(hidden, targets, head, grad)
+        total = _tiles(hidden, targets, head, tile_bytes, grad)
         ctx.grad = grad
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (factor,) = grads
         grad, ctx.grad = ctx.grad, None
-        return grad.mul_(factor), None, None
+        return grad.mul_(factor), None, None, None
 
 
-def _tiles(hidden: torch.Tensor, targets: torch.Tensor, head: Head, grad: torch.Tensor | None) -> torch.Tensor:
+def _tiles(
+    hidden: torch.Tensor, targets: torch.Tensor, head: Head, tile_bytes: int, grad: torch.Tensor | None
+) -> torch.Tensor:
     """The sum over the tiles; fills the gradient unless it is None."""
     count, vocabulary = hidden.shape[0], head.weight.shape[0]
-    tile = max(1, min(count, TILE_BYTES // (vocabulary * hidden.element_size())))
+    tile = max(1, min(count, tile_bytes // (vocabulary * hidden.element_size())))
     tile = -(-count // -(-count // tile)) if count else 1  # of equal size, as far as may be
     losses = torch.zeros(count, dtype=torch.float32, device=hidden.device)
     weight = head.weight.to(hidden.dtype)

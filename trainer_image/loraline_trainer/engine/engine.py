@@ -6,11 +6,13 @@ It holds views of the model's weights and nothing of its own but a scratch buffe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 
 from loraline_trainer.engine import cross_entropy, policy, rotary, stack
 from loraline_trainer.engine.cross_entropy import Head
+from loraline_trainer.engine.embedding import Embedding
 from loraline_trainer.engine.layer import Batch
 from loraline_trainer.engine.layout import Layout
 from loraline_trainer.engine.policy import LayerPolicy, LayerShape
@@ -21,10 +23,11 @@ class Engine:
     """Forward and backward passes of a PEFT model."""
 
     def __init__(
-        self, *, stack: Stack, embed: torch.nn.Module, rotary: torch.nn.Module, angles_by_layer_type: bool, head: Head
+        self, *, stack: Stack, embedding: Embedding, rotary: torch.nn.Module, angles_by_layer_type: bool, head: Head
     ) -> None:
         self._stack = stack
-        self._embed = embed
+        self._embedding = embedding
+        self._tile_bytes = cross_entropy.TILE_BYTES
         self._rotary = rotary
         self._by_type = angles_by_layer_type
         self._head = head
@@ -83,7 +86,18 @@ class Engine:
     def loss_bytes(self) -> int:
         """GPU bytes of the loss's tile of logits, at most."""
         row = self._head.weight.shape[0] * self.dtype.itemsize
-        return max(row, cross_entropy.TILE_BYTES // row * row)
+        return max(row, self._tile_bytes // row * row)
+
+    def set_loss_bytes(self, most: int) -> None:
+        """Says how large a tile of logits may be; smaller ones save memory, and below 128 MiB cost time."""
+        self._tile_bytes = most
+
+    def embeddings_on_host(self) -> AbstractContextManager[None]:
+        """Keeps the embeddings in pinned host memory for a while, if they can leave the GPU: saves V x H x 2 bytes.
+
+        Only the engine can run meanwhile; the model itself, to generate, needs them back.
+        """
+        return self._embedding.on_host()
 
     def hidden(self, ids: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The hidden states behind the last norm. [T, H]
@@ -92,8 +106,7 @@ class Engine:
             ids: documents end to end. [T]
         """
         with torch.no_grad():
-            # As one row: hooks of the embeddings, such as NEFTune's noise, expect [batch, tokens, H].
-            embedded = self._embed(ids[None])[0].to(self.dtype)
+            embedded = self._embedding(ids).to(self.dtype)
             batch = Batch(layout, self._angles(layout), self._scratch_on(ids.device))
         return stack.run(self._stack, embedded, batch, self._policies, self.on_layer)
 
@@ -106,7 +119,7 @@ class Engine:
             targets: the counted tokens. [C]
         """
         hidden = self.hidden(ids, layout)
-        return cross_entropy.summed(hidden.index_select(0, predict_at), targets, self._head)
+        return cross_entropy.summed(hidden.index_select(0, predict_at), targets, self._head, self._tile_bytes)
 
     def _angles(self, layout: Layout) -> dict[str, rotary.Angles]:
         # The rotary module takes type and device from its input, and rounds to that type: float32 rounds nothing.

@@ -241,7 +241,9 @@ class Layer:
 
         matrix = self.qkv.matrix(batch.scratch)
         normed_grad, outer = self.qkv.backward(matrix, kept.qkv, wants_input=wants_input)
-        found = self.qkv.adapter_gradients(kept.qkv, outer, kept.inner_qkv, kept.x, kept.x_scale, self.norm_attention.gain())
+        found = self.qkv.adapter_gradients(
+            kept.qkv, outer, kept.inner_qkv, kept.x, kept.x_scale, self.norm_attention.gain()
+        )
         if normed_grad is not None:
             norm.norm_backward(
                 normed_grad, kept.x, kept.x_scale, self.norm_attention, grad[:, :hidden], grad[:, :hidden]

@@ -60,6 +60,8 @@ class Reason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONFIG_MISSING = "ConfigMissing"
+    CHECKPOINT_DAMAGED = "CheckpointDamaged"
+    CHECKPOINT_UNAVAILABLE = "CheckpointUnavailable"
     # Outcomes of an attempt (loraline_api.outcome says which exit code means which)
     DATASET_NOT_FOUND = "DatasetNotFound"
     DATASET_INVALID = "DatasetInvalid"

@@ -232,6 +232,29 @@ class Output(storage.S3Access):
     )
 
 
+class Checkpoint(ApiModel):
+    """When training is saved. Not an input: a run ends in the same adapter however often it was interrupted."""
+
+    interval: int = Field(
+        default=50,
+        ge=1,
+        le=1000000,
+        json_schema_extra=by_rule(
+            Rule("self >= 1 && self <= 1000000", "must be from 1 to 1000000 optimizer steps; 50 is usual")
+        ),
+        description="Optimizer steps between two checkpoints; the end of training and SIGTERM save one too.",
+    )
+    keep: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        json_schema_extra=by_rule(
+            Rule("self >= 1 && self <= 100", "must be from 1 to 100; 2 leaves one to fall back to when one is damaged")
+        ),
+        description="Newest checkpoints that stay while the run goes on; none stays once the adapter is published.",
+    )
+
+
 class LoraFineTuneSpec(ApiModel):
     """The recipe. Editing a training input starts a new run; going back finds the earlier run's adapter again."""
 
@@ -250,6 +273,9 @@ class LoraFineTuneSpec(ApiModel):
     )
     compute: Compute = Field(default=Compute(), description="Where and on what the training pod runs.")
     output: Output = Field(description="Where the adapter is published.")
+    checkpoint: Checkpoint = Field(
+        default=Checkpoint(), description="When training is saved, so that a further attempt goes on from there."
+    )
     suspend: bool = Field(default=False, description="Stop the run and hold it until false again.")
     retries: int = Field(
         default=2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
@@ -14,6 +15,9 @@ PROGRESS_PORT = 9400
 
 MAX_TOLD_CHARS = 300
 """Longest sentence of a progress field."""
+
+MAX_DAMAGED = 4
+MAX_PROBLEM_CHARS = 300
 
 
 class Stage(StrEnum):
@@ -28,6 +32,29 @@ class Stage(StrEnum):
     EVALUATING = "Evaluating"
     PUBLISHING = "Publishing"
     FINISHED = "Finished"
+
+
+class CheckpointProgress(StatusModel):
+    """What an attempt was continued from, and what it has saved."""
+
+    resumed_step: int | None = Field(
+        default=None, ge=0, description="Step from which this attempt went on; absent when it began anew."
+    )
+    resumed_attempt: int | None = Field(default=None, ge=1, description="Attempt that saved that step.")
+    saved_step: int | None = Field(default=None, ge=0, description="Step of the newest checkpoint that is stored.")
+    damaged: list[Annotated[str, Field(max_length=MAX_PROBLEM_CHARS)]] = Field(
+        default=[], max_length=MAX_DAMAGED, description="Checkpoints that were skipped, and what is wrong with each."
+    )
+    problem: str | None = Field(
+        default=None, max_length=MAX_PROBLEM_CHARS, description="Why the last checkpoint is not stored or not used."
+    )
+
+    @property
+    def resumed(self) -> str:
+        """As in `resumed from step 40 of attempt 1`; empty when the attempt began anew."""
+        if self.resumed_step is None:
+            return ""
+        return f"resumed from step {self.resumed_step} of attempt {self.resumed_attempt or 1}"
 
 
 class Progress(StatusModel):
@@ -47,5 +74,8 @@ class Progress(StatusModel):
     )
     memory_plan: str | None = Field(
         default=None, max_length=MAX_TOLD_CHARS, description="What layers keep, and how many sequences go at a time."
+    )
+    checkpoint: CheckpointProgress | None = Field(
+        default=None, description="What this attempt was continued from, and what it has saved."
     )
     updated_at: datetime | None = Field(default=None, description="When the trainer last changed this.")

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from loraline_api.finetune import (
     Adapter,
+    Checkpoint,
     Dataset,
     Evaluation,
     LoraFineTuneSpec,
@@ -95,7 +96,7 @@ def resolve(
 
 
 def settings_hash(spec: LoraFineTuneSpec) -> str:
-    """Hash of what changes an attempt but not the run: compute, memory profile, retries, deadline and Secrets.
+    """Hash of what changes an attempt but not the run: compute, memory profile, checkpoint, retries, deadline, Secrets.
 
     A failed run is tried again when this changes; a succeeded one is left alone.
     """
@@ -111,6 +112,8 @@ def settings_hash(spec: LoraFineTuneSpec) -> str:
     }
     if spec.memory_profile is not MemoryProfile.AUTO:  # the hash of a fine-tune that is older than this field stays
         settings["memoryProfile"] = spec.memory_profile.value
+    if spec.checkpoint != Checkpoint():  # the hash of a fine-tune that is older than this field stays
+        settings["checkpoint"] = spec.checkpoint.dump()
     return short_hash(settings)
 
 

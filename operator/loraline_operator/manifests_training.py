@@ -21,7 +21,7 @@ from loraline_operator.settings import Settings
 
 CONTAINER = "trainer"
 GRACE_PERIOD_S = 120
-"""Time from SIGTERM to SIGKILL: enough to finish an upload that has begun."""
+"""Time from SIGTERM to SIGKILL: enough for the trainer to save a checkpoint; it waits 90 s for its storage."""
 
 
 def snapshot(meta: Meta, run: Run, data: Mapping[str, Data]) -> Manifest:
@@ -67,7 +67,7 @@ def job(
                 },
             ]
         },
-        "template": {"metadata": {"labels": labels}, "spec": _pod_spec(meta, spec, run_id, settings)},
+        "template": {"metadata": {"labels": labels}, "spec": _pod_spec(meta, spec, run_id, attempt, settings)},
     }
     if spec.active_deadline_seconds is not None:
         job_spec["activeDeadlineSeconds"] = spec.active_deadline_seconds
@@ -94,25 +94,25 @@ def _run_labels(meta: Meta, run_id: str, component: str) -> dict[str, str]:
     return naming.common_labels(component) | {naming.FINETUNE_LABEL: meta.name, naming.RUN_LABEL: run_id}
 
 
-def _pod_spec(meta: Meta, spec: LoraFineTuneSpec, run_id: str, settings: Settings) -> Manifest:
+def _pod_spec(meta: Meta, spec: LoraFineTuneSpec, run_id: str, attempt: int, settings: Settings) -> Manifest:
     """The pod of an attempt."""
     volumes, mounts = _volumes(meta, spec, run_id)
     return {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_PERIOD_S,
-        "containers": [_container(spec, mounts, settings)],
+        "containers": [_container(spec, attempt, mounts, settings)],
         "volumes": volumes,
         **manifests_pod.common(spec.compute),
     }
 
 
-def _container(spec: LoraFineTuneSpec, mounts: list[Manifest], settings: Settings) -> Manifest:
+def _container(spec: LoraFineTuneSpec, attempt: int, mounts: list[Manifest], settings: Settings) -> Manifest:
     home = {name: str(pods.WORK_DIR) for name in ("HOME", "TMPDIR")} | {"HF_HOME": str(pods.WORK_DIR / "huggingface")}
     return {
         "name": CONTAINER,
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
-        "args": _arguments(spec),
+        "args": _arguments(spec, attempt),
         "env": [{"name": name, "value": value} for name, value in (home | dict(settings.trainer_env)).items()],
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
         "resources": manifests_pod.resources(spec.compute),
@@ -122,9 +122,15 @@ def _container(spec: LoraFineTuneSpec, mounts: list[Manifest], settings: Setting
     }
 
 
-def _arguments(spec: LoraFineTuneSpec) -> list[str]:
+def _arguments(spec: LoraFineTuneSpec, attempt: int) -> list[str]:
     """What the trainer is told beside the run: settings, which are no inputs."""
-    options: dict[str, object] = {"gpus": spec.compute.gpus}
+    checkpoint = spec.checkpoint
+    options: dict[str, object] = {
+        "gpus": spec.compute.gpus,
+        "attempt": attempt,
+        "checkpoint-interval": checkpoint.interval,
+        "checkpoint-keep": checkpoint.keep,
+    }
     if spec.memory_profile is not MemoryProfile.AUTO:
         options["memory-profile"] = spec.memory_profile.value
     return ["job", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]

@@ -23,6 +23,7 @@ from loraline_operator import (
     manifests_training,
     naming,
     plan_attempt,
+    plan_checkpoint,
     plan_cleanup,
     plan_conditions,
     plan_data,
@@ -82,7 +83,10 @@ def _told(object: FineTuneObject, decision: Decision, now: datetime) -> Plan[Lor
     return Plan(
         decision.actions,
         decision.status.model_copy(update=changes),
-        plan_conditions.events(object.status, decision.reason, decision.message),
+        (
+            *plan_conditions.events(object.status, decision.reason, decision.message),
+            *plan_checkpoint.events(object.status, decision.status),
+        ),
         decision.requeue_after_s,
     )
 
@@ -263,7 +267,7 @@ def _watch(look: Look, run: RunRef, job: Job) -> Decision:
     running = next((pod for pod in pods if pod.phase == "Running"), None)
     if running is not None and not running.is_deleting:
         status = status.model_copy(update={"progress": _progress(look)})
-        message = f"{what} runs in pod {running.name}"
+        message = f"{what} runs in pod {running.name}{plan_checkpoint.clause(status.progress)}"
         interval = look.settings.progress_interval_s
         return Decision(Phase.RUNNING, Reason.RUNNING, message, status, actions, requeue_after_s=interval)
     if own and not pods and not job.is_deleting and not job.is_suspended:
@@ -321,8 +325,10 @@ def _ended(look: Look, run: RunRef, job: Job) -> Decision:
 
 
 def _result(look: Look, status: LoraFineTuneStatus) -> Decision:
+    """A run that ends with this pass: its children stay until its end is written, as they alone tell it till then."""
     assert status.run is not None
-    return _finished(replace(look, object=replace(look.object, status=status)), status.run)
+    decision = _finished(replace(look, object=replace(look.object, status=status)), status.run)
+    return replace(decision, actions=_stray_deletions(look, None), requeue_after_s=0)
 
 
 def _finished(look: Look, run: RunRef) -> Decision:

@@ -16,7 +16,6 @@ import torch
 
 from loraline_api import run
 from loraline_api.finetune import DatasetFormat, MemoryProfile
-from loraline_trainer import chain
 from loraline_trainer.data.preparation import Prepared
 from loraline_trainer.data.rendering import IGNORED, TokenRow
 from loraline_trainer.engine.engine import Engine
@@ -24,6 +23,7 @@ from loraline_trainer.engine.policy import LayerPolicy
 from loraline_trainer.model import loading, lora
 from loraline_trainer.progress import Tracker
 from loraline_trainer.storage.base_model import BaseModel
+from loraline_trainer.training.fit import fit
 from trainer import builders
 
 TOLERANCE = 1e-4
@@ -82,7 +82,7 @@ def trained(
     model = lora.attach(recipe, loaded)
     prepared = Prepared(DatasetFormat.MESSAGES, rows(), (), (), "")
     steps = Steps()
-    chain.fit(recipe, model, loaded, prepared, work=work, tracker=steps, profile=profile, engine_wanted=engine)
+    fit(recipe, model, loaded, prepared, work=work, tracker=steps, profile=profile, engine_wanted=engine)
     return steps, lora.copied(model)
 
 

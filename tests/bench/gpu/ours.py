@@ -15,13 +15,13 @@ from bench.gpu.clock import Clock
 from bench.gpu.rows import Data, Row, Side
 from loraline_api import run as runs
 from loraline_api.finetune import DatasetFormat, LoraFineTuneSpec, MemoryProfile
-from loraline_trainer import chain
 from loraline_trainer.data.preparation import Prepared
 from loraline_trainer.data.rendering import IGNORED, TokenRow
 from loraline_trainer.engine import switches
 from loraline_trainer.model import loading, lora
 from loraline_trainer.progress import Tracker
 from loraline_trainer.storage.base_model import BaseModel
+from loraline_trainer.training.fit import fit
 
 LEARNING_RATE = {Data.FIXED: 2e-4, Data.SHORT: 2e-4, Data.LEARNABLE: 1e-3}
 """The rivals' own for speed; for the curve one that learns something in 200 steps."""
@@ -67,7 +67,7 @@ def run(row: Row, model_folder: Path) -> dict[str, Any]:
     prepared = prepared_of(row, tokenizer, loaded.model.config.get_text_config().vocab_size)
     off = dict.fromkeys(row.switches, False)
     with tempfile.TemporaryDirectory() as work, switches.switched(**off):
-        chain.fit(
+        fit(
             recipe,
             model,
             loaded,

@@ -50,6 +50,7 @@ def test_a_changed_input_is_another_run(spec: LoraFineTuneSpec) -> None:
         pytest.param(a_spec(compute={"gpus": 0}), id="compute"),
         pytest.param(a_spec(retries=5), id="retries"),
         pytest.param(a_spec(memoryProfile="lean"), id="the memory profile"),
+        pytest.param(a_spec(checkpoint={"interval": 10}), id="checkpoint"),
         pytest.param(a_spec(output={"uri": "s3://bucket/prefix", "secretRef": {"name": "keys"}}), id="a Secret"),
     ],
 )
@@ -60,6 +61,12 @@ def test_what_trains_nothing_leaves_the_run_and_changes_its_settings(spec: LoraF
 
 def test_the_settings_of_a_fine_tune_that_names_no_memory_profile_are_those_of_before_it_existed() -> None:
     assert run.settings_hash(a_spec(memoryProfile="auto")) == run.settings_hash(a_spec()) == "884ca983be"
+
+
+def test_the_settings_of_a_fine_tune_that_is_older_than_checkpoints_are_as_they_were() -> None:
+    """Else an upgrade would try every failed run again."""
+    spelled_out = a_spec(checkpoint={"interval": 50, "keep": 2})
+    assert run.settings_hash(spelled_out) == run.settings_hash(a_spec())
 
 
 def test_suspending_changes_neither_the_run_nor_its_settings() -> None:

@@ -21,7 +21,6 @@ import torch
 from loraline_trainer.engine import policy, switches
 from loraline_trainer.engine.nf4 import Frozen
 
-
 WIDE = 4
 """With this many times more rows than columns, g W and g B are one product, and v A is added to g W afterwards: one more
 pass over g, which v = g B by itself needs, costs more than one over dx. Gate and up of Llama 3 have 7 times more."""

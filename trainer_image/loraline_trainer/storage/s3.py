@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3
+import boto3.s3.transfer
 import botocore.config
 import botocore.exceptions
 
@@ -72,8 +73,21 @@ PASSING = frozenset(
 """Error codes of S3's REST API ("List of error codes"), and bare HTTP statuses where a server sends no code."""
 
 
+MOST_KEYS = 1000
+"""Keys of one DeleteObjects request (S3's REST API)."""
+
+ONE_PART_AT_A_TIME = boto3.s3.transfer.TransferConfig(
+    multipart_threshold=64 << 20, multipart_chunksize=64 << 20, use_threads=False
+)
+"""Uploads beside training: they need not be fast, and 64 MiB parts carry 640 GB."""
+
+
 class ObjectMissing(Exception):
     """There is no object of that key; callers know what that means."""
+
+
+class ObjectDamaged(errors.StorageUnavailable):
+    """The service sent other bytes than the checksum that it keeps of the object: its disk lost some."""
 
 
 class ObjectTaken(Exception):
@@ -186,6 +200,30 @@ class Bucket:
 
         self._call(key, put)
 
+    def write(self, key: str, file: Path) -> None:
+        """Writes an object, in parts when it is large; one of that key is replaced. The service checks each sha256."""
+
+        def put() -> None:
+            self.client.upload_file(
+                str(file), self.name, key, ExtraArgs={"ChecksumAlgorithm": "SHA256"}, Config=ONE_PART_AT_A_TIME
+            )
+
+        self._call(key, put)
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Removes objects; those that are not there are no matter."""
+        for begin in range(0, len(keys), MOST_KEYS):
+            part = keys[begin : begin + MOST_KEYS]
+
+            def delete(part: Sequence[str] = part) -> None:
+                answer = self.client.delete_objects(
+                    Bucket=self.name, Delete={"Objects": [{"Key": key} for key in part], "Quiet": True}
+                )
+                for fault in answer.get("Errors", []):
+                    raise botocore.exceptions.ClientError({"Error": fault}, "DeleteObjects")
+
+            self._call(part[0], delete)
+
     def check_writable(self, key: str) -> None:
         """Raises what a later `create` of the key would raise for want of rights. Leaves nothing behind.
 
@@ -225,6 +263,13 @@ class Bucket:
             ) from error
         except botocore.exceptions.ParamValidationError as error:
             raise errors.InvalidSpec(f"{name} names {where}, which S3 cannot read: {first_line(error)}") from error
+        except botocore.exceptions.FlexibleChecksumError as error:
+            raise ObjectDamaged(f"{where} has other bytes than its checksum at {server} says; write it anew") from error
+        except boto3.exceptions.S3UploadFailedError as error:
+            cause = error.__cause__ or error.__context__
+            if isinstance(cause, botocore.exceptions.ClientError):
+                raise self._classified(cause, where) from error
+            raise Passing(f"{server} did not take {where}: {first_line(error)}") from error
         except (botocore.exceptions.BotoCoreError, ConnectionError, TimeoutError) as error:
             raise Passing(f"{server} did not answer for {where}: {first_line(error)}") from error
 

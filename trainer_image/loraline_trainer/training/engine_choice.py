@@ -16,8 +16,9 @@ from loraline_trainer.engine.engine import Engine
 from loraline_trainer.engine.memory_plan import MemoryPlan
 from loraline_trainer.model import lora
 from loraline_trainer.model.loading import Loaded
-from loraline_trainer.training import plan
-from loraline_trainer.training.passes import Gpu
+from loraline_trainer.progress import Tracker
+from loraline_trainer.training import engine_steps, plan
+from loraline_trainer.training.passes import Gpu, Passes
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,12 @@ class Drive:
     memory: MemoryPlan
     gpu: Gpu
 
+    def may_move_embeddings(self, training: Training) -> bool:
+        """Whether the embeddings may leave the GPU: early stopping scores with the model itself."""
+        return self.memory.profile is MemoryProfile.LEAN and training.early_stopping is None
 
-def choose(model: Any, loaded: Loaded, *, wanted: bool | None = None) -> EngineChoice:
+
+def choose(model: Any, loaded: Loaded, *, processes: int = 1, wanted: bool | None = None) -> EngineChoice:
     """The engine of a model with its adapter, or why there is none.
 
     Args:
@@ -58,10 +63,29 @@ def choose(model: Any, loaded: Loaded, *, wanted: bool | None = None) -> EngineC
         return EngineChoice(None, "it was switched off")
     if wanted is None and loaded.device.type != "cuda":
         return EngineChoice(None, "there is no GPU")
+    if processes > 1:
+        return EngineChoice(None, f"{processes} processes train together")
     if loaded.dtype is torch.float16:
         return EngineChoice(None, "quantization.computeDtype is float16, whose gradients need scaling")
     found = build.engine_for(model)
     return EngineChoice(None, found) if isinstance(found, str) else EngineChoice(found)
+
+
+def passes_of(drive: Drive, model: Any, loaded: Loaded, tracker: Tracker) -> Passes:
+    """The passes of the engine, which say what they plan."""
+
+    def tell(text: str) -> None:
+        log.info("memory plan (%s): %s", drive.memory.profile.value, text)
+        tracker.tell_memory_plan(text)
+
+    return Passes(
+        drive.engine,
+        drive.memory,
+        drive.gpu,
+        loss=lambda rows: engine_steps.summed_loss(drive.engine, rows, loaded.device),
+        parameters=lora.trained_parameters(model).values(),
+        tell=tell,
+    )
 
 
 def drive(

@@ -22,6 +22,7 @@ from loraline_trainer.engine import engine as engines
 from loraline_trainer.engine import layout
 from loraline_trainer.training.callbacks import Watch
 from loraline_trainer.training.passes import MicroBatch, Passes, Rows
+from loraline_trainer.training.saving import Saver
 
 WAITING_STEPS = 2
 """Steps whose numbers may be on their way: a third one waits for the first."""
@@ -113,11 +114,29 @@ class OnHost(transformers.TrainerCallback):
 class Reporter(transformers.TrainerCallback):
     """Begins and ends the steps, and passes their numbers on to the watch once they are on the host."""
 
-    def __init__(self, trainer: EngineSteps, watch: Watch) -> None:
+    def __init__(self, trainer: EngineSteps, watch: Watch, saver: Saver | None = None) -> None:
+        """Tells nothing yet.
+
+        Args:
+            saver: saves steps whose numbers are known; it is asked at each step whether it is time.
+        """
         self._trainer = trainer
         self._watch = watch
+        self._saver = saver
         self._learning_rate = 0.0
         self._waiting: deque[_Numbers] = deque()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Training begins."""
+        if self._saver is not None:
+            self._saver.on_train_begin(args, state, control)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A pass ended that is not the last of its step."""
+        if self._saver is not None:
+            if self._saver.is_due(state, control):
+                self.tell(at_most=0)
+            self._saver.on_substep_end(args, state, control)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begins a step."""
@@ -144,7 +163,12 @@ class Reporter(transformers.TrainerCallback):
         self._waiting.append(
             _Numbers(state.global_step, float(state.epoch or 0), self._learning_rate, trainer.tokens, both, arrived)
         )
-        self.tell(at_most=WAITING_STEPS)
+        is_due = self._saver is not None and self._saver.is_due(state, control)
+        self.tell(at_most=0 if is_due else WAITING_STEPS)
+        if self._saver is not None and is_due:
+            self._saver.end_step(state, control)
+        elif self._saver is not None:
+            self._saver.pass_step()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tells what is left."""

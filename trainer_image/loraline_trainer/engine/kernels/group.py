@@ -12,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from loraline_trainer.engine.kernels.nf4 import TYPES
 from loraline_trainer.engine.nf4 import Nf4
-from loraline_trainer.engine.nf4_triton import TYPES
 
 if TYPE_CHECKING:
     from loraline_trainer.engine.group import Group

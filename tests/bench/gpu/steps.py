@@ -17,7 +17,7 @@ from loraline_trainer.engine.policy import LayerPolicy
 
 LAYERS = 32
 VOCABULARY = 128256
-BUDGET_MS = 1800.0
+BUDGET_MS = 1000.0
 
 CASES: dict[str, tuple[list[int], LayerPolicy]] = {
     "2048 x 8, keep": ([2048] * 8, LayerPolicy.KEEP),

@@ -14,8 +14,7 @@ BUDGET_MS = 150.0
 
 def median_ms(work: Callable[[], Any], budget_ms: float = BUDGET_MS) -> float:
     """The median time of a piece of work, after a warm-up."""
-    for _ in range(3):
-        work()
+    work()
     torch.cuda.synchronize()
     first = _once(work)
     times = [_once(work) for _ in range(max(3, min(100, int(budget_ms / max(first, 0.01)))))]

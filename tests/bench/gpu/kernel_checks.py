@@ -78,7 +78,7 @@ def norms(device: str, dtype: torch.dtype) -> Iterator[Check]:
         scale = torch.rsqrt(x.float().square().mean(-1) + 1e-5)
         for with_residual in (False, True):
 
-            def backward(
+            def backward(  # noqa: PLR0917 - bound here, for the loop goes on
                 with_residual: bool = with_residual, x: torch.Tensor = x, grad: torch.Tensor = grad,
                 scale: torch.Tensor = scale, rule: Norm = rule, residual: torch.Tensor = residual,
             ) -> list[torch.Tensor]:  # fmt: skip
@@ -86,7 +86,7 @@ def norms(device: str, dtype: torch.dtype) -> Iterator[Check]:
                 out = wide[:, : x.shape[1]]
                 if with_residual:
                     out.copy_(residual)
-                norm.norm_backward(grad, x, scale, rule, out if with_residual else None, out)
+                norm.norm_backward(grad, x, scale, rule, residual=out if with_residual else None, out=out)
                 return [out]
 
             yield from compared(f"norm_backward {width}", backward, dtype)

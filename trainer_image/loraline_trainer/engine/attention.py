@@ -93,7 +93,14 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout, ru
 
 
 def attend_backward(
-    grad: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, done: Attended, layout: Layout, rules: Rules
+    grad: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    done: Attended,
+    *,
+    layout: Layout,
+    rules: Rules,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The gradients of q, k and v."""
     if done.kind is Kind.CUDNN:
@@ -111,15 +118,14 @@ def attend_backward(
         )  # fmt: skip
         return of_q, of_k, of_v
     with torch.enable_grad():
-        inputs = tuple(tensor.detach().requires_grad_() for tensor in (q, k, v))
-        out = _by_torch(*inputs, layout, rules)
-        of_q, of_k, of_v = torch.autograd.grad(out, inputs, grad)
+        q, k, v = (tensor.detach().requires_grad_() for tensor in (q, k, v))
+        of_q, of_k, of_v = torch.autograd.grad(_by_torch(q, k, v, layout, rules), (q, k, v), grad)
     return of_q, of_k, of_v
 
 
 def _rows(flat: torch.Tensor, layout: Layout) -> torch.Tensor:
     """[T, heads, D] as [documents, heads, tokens of a document, D]."""
-    return flat.unflatten(0, (len(layout.lengths), layout.longest)).transpose(1, 2)
+    return flat.view(len(layout.lengths), layout.longest, flat.shape[1], flat.shape[2]).transpose(1, 2)
 
 
 def _flat(rows: torch.Tensor) -> torch.Tensor:

@@ -113,10 +113,10 @@ def _linear(module: Any) -> Linear:
     base = module.get_base_layer() if isinstance(module, LoraLayer) else module
     weight: nf4.Frozen
     if isinstance(base, Linear4bit):
-        state = base.weight.quant_state
-        if state.quant_type != "nf4" and base.weight.is_cuda:
-            raise Unsupported(f"it does not know {state.quant_type} weights")
-        weight = nf4.of_layer(base.weight)
+        quantized: Any = base.weight
+        if quantized.quant_state.quant_type != "nf4" and quantized.is_cuda:
+            raise Unsupported(f"it does not know {quantized.quant_state.quant_type} weights")
+        weight = nf4.of_layer(quantized)
     elif type(base) is torch.nn.Linear:
         weight = nf4.Dense(base.weight)
     else:

@@ -80,9 +80,9 @@ def _tiles(
 def _loss_and_gradient(logits: torch.Tensor, targets: torch.Tensor, cap: float | None, losses: torch.Tensor) -> None:
     """Writes each token's loss, and puts the gradient of the logits in their place."""
     if switches.now().loss_kernel and switches.triton_runs(logits):
-        from loraline_trainer.engine import cross_entropy_triton
+        from loraline_trainer.engine.kernels import cross_entropy as kernels
 
-        cross_entropy_triton.loss_and_gradient(logits, targets, cap, losses)
+        kernels.loss_and_gradient(logits, targets, cap, losses)
         return
     wide = logits.float()
     slope = None

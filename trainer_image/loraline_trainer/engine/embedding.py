@@ -26,16 +26,16 @@ class Embedding:
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """The embeddings of tokens [T]. [T, H]"""
         weight = self._module.weight
-        if ids.device == weight.device:  # type: ignore[union-attr]
+        if ids.device == weight.device:
             # As one row: hooks, such as NEFTune's noise, expect [batch, tokens, H].
             found: torch.Tensor = self._module(ids[None])[0]
             return found
         if self._module._forward_hooks:
             hooked: torch.Tensor = self._module(ids.cpu()[None])[0]
             return hooked.to(ids.device)
-        from loraline_trainer.engine import embedding_triton
+        from loraline_trainer.engine.kernels import embedding as kernels
 
-        return embedding_triton.gathered(weight, ids)  # type: ignore[arg-type]
+        return kernels.gathered(weight, ids)  # type: ignore[arg-type]
 
     @contextmanager
     def on_host(self) -> Iterator[None]:

@@ -37,6 +37,11 @@ class Engine:
         """Called after each layer's forward pass with the layer's number."""
 
     @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The adapter's parameters: PEFT's own."""
+        return self._stack.parameters
+
+    @property
     def layers(self) -> int:
         """Decoder layers."""
         return len(self._stack.layers)

@@ -22,9 +22,9 @@ class Activation(enum.Enum):
 def gated(gate_up: torch.Tensor, activation: Activation, out: torch.Tensor) -> None:
     """Writes act(gate) * up into out. [T, I]"""
     if _by_kernel(gate_up):
-        from loraline_trainer.engine import gated_triton
+        from loraline_trainer.engine.kernels import gated as kernels
 
-        gated_triton.gated(gate_up, activation, out)
+        kernels.gated(gate_up, activation, out)
         return
     gate, up = gate_up.float().chunk(2, dim=-1)
     out.copy_(_act(gate, activation) * up)
@@ -33,9 +33,9 @@ def gated(gate_up: torch.Tensor, activation: Activation, out: torch.Tensor) -> N
 def gated_backward(grad: torch.Tensor, gate_up: torch.Tensor, activation: Activation) -> None:
     """Puts the gradients of gate and up in their place, and act(gate) * up in the place of its gradient. [T, I]"""
     if _by_kernel(gate_up):
-        from loraline_trainer.engine import gated_triton
+        from loraline_trainer.engine.kernels import gated as kernels
 
-        gated_triton.gated_backward(grad, gate_up, activation)
+        kernels.gated_backward(grad, gate_up, activation)
         return
     gate, up = gate_up.float().chunk(2, dim=-1)
     wide = grad.float()

@@ -22,8 +22,8 @@ from loraline_trainer.engine import policy, switches
 from loraline_trainer.engine.nf4 import Frozen
 
 WIDE = 4
-"""With this many times more rows than columns, g W and g B are one product, and v A is added to g W afterwards: one more
-pass over g, which v = g B by itself needs, costs more than one over dx. Gate and up of Llama 3 have 7 times more."""
+"""With this many times more rows than columns, g W and g B are one product, and v A is added to g W afterwards: a pass
+over g, which v = g B by itself needs, costs more than one over dx. Gate and up of Llama 3 have 7 times more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Group:
         self.ranks = rank
         self.has_bias = any(linear.bias is not None for linear in linears)
         self.fold = policy.padded_rank(rank + int(self.has_bias))
-        self.launch: tuple[Any, ...] | None = None  # of `group_triton.assemble`, made once
+        self.launch: tuple[Any, ...] | None = None  # of `kernels.group.assemble`, made once
         self.launches: bool | None = None  # whether that takes this group
 
     @property
@@ -99,10 +99,10 @@ class Group:
         """Assembles M in the scratch buffer. [N + F, K + F]"""
         matrix = scratch[: self.matrix_elements].view(self.rows + self.fold, self.columns + self.fold)
         if switches.now().nf4_kernel and switches.triton_runs(matrix):
-            from loraline_trainer.engine import group_triton
+            from loraline_trainer.engine.kernels import group as kernels
 
-            if group_triton.takes(self):
-                group_triton.assemble(self, matrix)
+            if kernels.takes(self):
+                kernels.assemble(self, matrix)
                 return matrix
         for part in self.parts:
             part.linear.weight.place(matrix[part.rows, : self.columns])
@@ -181,6 +181,7 @@ class Group:
         outer: torch.Tensor,
         inner: torch.Tensor | None,
         x: torch.Tensor,
+        *,
         row_scale: torch.Tensor | None = None,
         gain: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:

@@ -193,8 +193,9 @@ class Layer:
             assert kept.mlp_out_scale is not None
             out_grad = _wide(grad, hidden, self.down.fold)
             norm.norm_backward(
-                grad[:, :hidden], kept.mlp_out, kept.mlp_out_scale, self.norm_mlp_out, None, out_grad[:, :hidden]
-            )
+                grad[:, :hidden], kept.mlp_out, kept.mlp_out_scale, self.norm_mlp_out, residual=None,
+                out=out_grad[:, :hidden],
+            )  # fmt: skip
         matrix = self.down.matrix(batch.scratch)
         product, outer = self.down.backward(matrix, out_grad)
         assert product is not None
@@ -208,11 +209,17 @@ class Layer:
         normed_grad, outer = self.gate_up.backward(self.gate_up.matrix(batch.scratch), kept.gate_up)
         assert normed_grad is not None
         found = self.gate_up.adapter_gradients(
-            kept.gate_up, outer, kept.inner_gate_up, kept.middle, kept.middle_scale, self.norm_mlp.gain()
+            kept.gate_up,
+            outer,
+            kept.inner_gate_up,
+            kept.middle,
+            row_scale=kept.middle_scale,
+            gain=self.norm_mlp.gain(),
         )
         norm.norm_backward(
-            normed_grad, kept.middle, kept.middle_scale, self.norm_mlp, grad[:, :hidden], grad[:, :hidden]
-        )
+            normed_grad, kept.middle, kept.middle_scale, self.norm_mlp, residual=grad[:, :hidden],
+            out=grad[:, :hidden],
+        )  # fmt: skip
         return found + found_down
 
     def _attention_backward(
@@ -225,8 +232,8 @@ class Layer:
             assert kept.attention_out_scale is not None
             out_grad = _wide(grad, hidden, self.o.fold)
             norm.norm_backward(
-                grad[:, :hidden], kept.attention_out, kept.attention_out_scale, self.norm_attention_out, None,
-                out_grad[:, :hidden],
+                grad[:, :hidden], kept.attention_out, kept.attention_out_scale, self.norm_attention_out,
+                residual=None, out=out_grad[:, :hidden],
             )  # fmt: skip
         mixed_grad, outer = self.o.backward(self.o.matrix(batch.scratch), out_grad)
         assert mixed_grad is not None
@@ -235,19 +242,25 @@ class Layer:
 
         q, k, v = self._ready(kept.qkv, batch)
         mixed_grad = mixed_grad.unflatten(1, (self.heads.queries, self.heads.width))
-        grads = attention.attend_backward(mixed_grad, q, k, v, kept.attended, batch.layout, self.rules)
+        grads = attention.attend_backward(mixed_grad, q, k, v, kept.attended, layout=batch.layout, rules=self.rules)
         self._unrotate(grads, kept.qkv, batch)
         del q, k, v, grads, mixed_grad
 
         matrix = self.qkv.matrix(batch.scratch)
         normed_grad, outer = self.qkv.backward(matrix, kept.qkv, wants_input=wants_input)
         found = self.qkv.adapter_gradients(
-            kept.qkv, outer, kept.inner_qkv, kept.x, kept.x_scale, self.norm_attention.gain()
+            kept.qkv,
+            outer,
+            kept.inner_qkv,
+            kept.x,
+            row_scale=kept.x_scale,
+            gain=self.norm_attention.gain(),
         )
         if normed_grad is not None:
             norm.norm_backward(
-                normed_grad, kept.x, kept.x_scale, self.norm_attention, grad[:, :hidden], grad[:, :hidden]
-            )
+                normed_grad, kept.x, kept.x_scale, self.norm_attention, residual=grad[:, :hidden],
+                out=grad[:, :hidden],
+            )  # fmt: skip
         return found + found_o
 
     def _split(self, qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

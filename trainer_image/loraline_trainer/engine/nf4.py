@@ -1,6 +1,6 @@
 """Frozen weights, and how they are written into the buffer that a product reads: NF4 dequantized, or copied.
 
-The torch code here is the reference for `nf4_triton` and serves CPUs; both equal bitsandbytes bit for bit.
+The torch code here is the reference for `kernels.nf4` and serves CPUs; both equal bitsandbytes bit for bit.
 Letters: N rows (outputs) and K columns (inputs) of a weight.
 """
 
@@ -72,9 +72,9 @@ class Nf4:
     def place(self, out: torch.Tensor) -> None:
         """Dequantizes the weight."""
         if switches.now().nf4_kernel and switches.triton_runs(out):
-            from loraline_trainer.engine import nf4_triton
+            from loraline_trainer.engine.kernels import nf4 as kernels
 
-            nf4_triton.place(self, out)
+            kernels.place(self, out)
         elif out.is_cuda:
             from bitsandbytes import functional
 

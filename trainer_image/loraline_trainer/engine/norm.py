@@ -31,9 +31,9 @@ def add_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Writes norm(x + delta) into out [T, H]; returns x + delta [T, H] and 1 / rms [T]."""
     if _by_kernel(x):
-        from loraline_trainer.engine import norm_triton
+        from loraline_trainer.engine.kernels import norm as kernels
 
-        return norm_triton.add_norm(x, delta, norm, out)
+        return kernels.add_norm(x, delta, norm, out)
     total = x if delta is None else x + delta
     wide = total.float()
     scale = torch.rsqrt(wide.square().mean(-1) + norm.eps)
@@ -46,6 +46,7 @@ def norm_backward(
     x: torch.Tensor,
     scale: torch.Tensor,
     norm: Norm,
+    *,
     residual: torch.Tensor | None,
     out: torch.Tensor,
 ) -> None:
@@ -56,9 +57,9 @@ def norm_backward(
         scale: 1 / rms(x). [T]
     """
     if _by_kernel(x):
-        from loraline_trainer.engine import norm_triton
+        from loraline_trainer.engine.kernels import norm as kernels
 
-        norm_triton.norm_backward(grad, x, scale, norm, residual, out)
+        kernels.norm_backward(grad, x, scale, norm, residual=residual, out=out)
         return
     normalized = x.float() * scale[:, None]
     inner = grad.float() * norm.gain()

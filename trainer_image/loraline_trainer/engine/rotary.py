@@ -35,9 +35,9 @@ def angles(cos: torch.Tensor, sin: torch.Tensor) -> Angles:
 def rotate(heads: torch.Tensor, turn: Angles, norm: Norm | None, out: torch.Tensor) -> None:
     """Writes the rotated heads into out; out may be heads itself. [T, heads, D]"""
     if _by_kernel(heads):
-        from loraline_trainer.engine import rotary_triton
+        from loraline_trainer.engine.kernels import rotary as kernels
 
-        rotary_triton.rotate(heads, turn, norm, out)
+        kernels.rotate(heads, turn, norm, out)
         return
     wide = heads.float()
     if norm is not None:
@@ -54,9 +54,9 @@ def rotate_backward(
         heads: as they came into `rotate`; only read when there is a norm.
     """
     if _by_kernel(heads):
-        from loraline_trainer.engine import rotary_triton
+        from loraline_trainer.engine.kernels import rotary as kernels
 
-        rotary_triton.rotate_backward(grad, heads, turn, norm, out)
+        kernels.rotate_backward(grad, heads, turn, norm, out)
         return
     back = _turned(grad.float(), turn.cos, -turn.sin)
     if norm is not None:

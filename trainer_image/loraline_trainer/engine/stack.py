@@ -51,7 +51,7 @@ def run(
         watch: called after each layer with its number.
     """
     if not torch.is_grad_enabled():
-        return _forward(stack, hidden, batch, None, [], watch)[0]
+        return _forward(stack, hidden, batch, None, [], watch=watch)[0]
     out: torch.Tensor = _Run.apply(  # type: ignore[no-untyped-call]
         stack, hidden, batch, tuple(policies), watch, *stack.parameters
     )
@@ -72,6 +72,7 @@ def _forward(
     batch: Batch,
     policies: Sequence[LayerPolicy] | None,
     kept: list[Kept | torch.Tensor | Parked],
+    *,
     watch: Watch | None,
 ) -> tuple[torch.Tensor, _Last]:
     """Runs all layers; appends what each keeps unless there are no policies."""
@@ -98,7 +99,7 @@ def _reduced(stack: Stack, number: int, parts: Kept, policy: LayerPolicy) -> Kep
 
 class _Run(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917 - autograd passes by position
         ctx: Any,
         stack: Stack,
         hidden: torch.Tensor,
@@ -108,7 +109,7 @@ class _Run(torch.autograd.Function):
         *parameters: torch.nn.Parameter,
     ) -> torch.Tensor:
         kept: list[Kept | torch.Tensor | Parked] = []
-        out, ctx.last = _forward(stack, hidden, batch, policies, kept, watch)
+        out, ctx.last = _forward(stack, hidden, batch, policies, kept, watch=watch)
         ctx.stack, ctx.batch, ctx.kept = stack, batch, kept
         return out
 
@@ -119,7 +120,7 @@ class _Run(torch.autograd.Function):
         hidden = stack.layers[0].hidden
         room = max(max(layer.o.fold, layer.down.fold) for layer in stack.layers)
         grad = torch.empty(out_grad.shape[0], hidden + room, dtype=out_grad.dtype, device=out_grad.device)
-        norm.norm_backward(out_grad, ctx.last.x, ctx.last.scale, stack.last_norm, None, grad[:, :hidden])
+        norm.norm_backward(out_grad, ctx.last.x, ctx.last.scale, stack.last_norm, residual=None, out=grad[:, :hidden])
         ctx.last = None
         found: list[list[torch.Tensor]] = []
         wants_hidden = ctx.needs_input_grad[1]

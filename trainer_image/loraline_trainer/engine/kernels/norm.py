@@ -74,6 +74,7 @@ def norm_backward(
     x: torch.Tensor,
     scale: torch.Tensor,
     norm: Norm,
+    *,
     residual: torch.Tensor | None,
     out: torch.Tensor,
 ) -> None:
@@ -89,4 +90,4 @@ def norm_backward(
 
 def _warps(width: int) -> int:
     """A warp for each 512 columns: 16 values a thread."""
-    return max(1, min(16, triton.next_power_of_2(width) // 512))
+    return max(1, min(16, int(triton.next_power_of_2(width)) // 512))

@@ -12,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from loraline_trainer.engine.kernels.nf4 import TYPES
 from loraline_trainer.engine.nf4 import Nf4
-from loraline_trainer.engine.nf4_triton import TYPES
 
 if TYPE_CHECKING:
     from loraline_trainer.engine.group import Group
@@ -68,12 +68,44 @@ def _of_a(a_ptr, row, column, first_rank, last_rank, width, scale):  # type: ign
 
 
 @triton.jit
-def _of_bias(bias_ptr, row, column, first_row, last_row, place, HAS: tl.constexpr):  # type: ignore[no-untyped-def]
-    value = 0.0
-    if HAS:
-        inside = (column == place) & (row >= first_row) & (row < last_row)
-        value = tl.load(bias_ptr + row - first_row, mask=inside, other=0.0).to(tl.float32)
-    return value
+def _of_bias(bias_ptr, row, column, first_row, last_row, place):  # type: ignore[no-untyped-def]
+    inside = (column == place) & (row >= first_row) & (row < last_row)
+    return tl.load(bias_ptr + row - first_row + column * 0, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _columns_of_b(  # type: ignore[no-untyped-def]
+    program, b0, b1, b2, bias0, bias1, bias2, out_ptr, out_stride, width, fold, ranks,
+    row1, row2, row3, rank1, rank2, rank3,
+    BIAS0: tl.constexpr, BIAS1: tl.constexpr, BIAS2: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_FOLD: tl.constexpr,
+):  # fmt: skip
+    row = (program * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None]
+    column = tl.arange(0, BLOCK_FOLD)[None, :]
+    value = _of_b(b0, row, column, 0, row1, 0, rank1)
+    value += _of_b(b1, row, column, row1, row2, rank1, rank2)
+    value += _of_b(b2, row, column, row2, row3, rank2, rank3)
+    if BIAS0:
+        value += _of_bias(bias0, row, column, 0, row1, ranks)
+    if BIAS1:
+        value += _of_bias(bias1, row, column, row1, row2, ranks)
+    if BIAS2:
+        value += _of_bias(bias2, row, column, row2, row3, ranks)
+    at = out_ptr + row.to(tl.int64) * out_stride + width + column
+    tl.store(at, value.to(out_ptr.dtype.element_ty), mask=(row < row3) & (column < fold))
+
+
+@triton.jit
+def _rows_of_a(  # type: ignore[no-untyped-def]
+    program, a0, a1, a2, out_ptr, out_stride, width, fold, row3, rank1, rank2, rank3, scale0, scale1, scale2,
+    BLOCK_FOLD: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    row = tl.arange(0, BLOCK_FOLD)[:, None]
+    column = (program * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS))[None, :]
+    value = _of_a(a0, row, column, 0, rank1, width, scale0)
+    value += _of_a(a1, row, column, rank1, rank2, width, scale1)
+    value += _of_a(a2, row, column, rank2, rank3, width, scale2)
+    at = out_ptr + (row3 + row).to(tl.int64) * out_stride + column
+    tl.store(at, value.to(out_ptr.dtype.element_ty), mask=(row < fold) & (column < width))
 
 
 @triton.jit
@@ -97,24 +129,11 @@ def _assemble(  # type: ignore[no-untyped-def]
         _weight(program - end1, packed2, scales2, nested2, offset2, code_ptr, nested_code_ptr, out_ptr, bytes2, width,
                 out_stride, row2, BLOCK_BYTES, QUANT_BLOCK, NESTED_BLOCK, ROUNDED)  # fmt: skip
     elif program < end_b:
-        row = ((program - end2) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None]
-        column = tl.arange(0, BLOCK_FOLD)[None, :]
-        value = _of_b(b0, row, column, 0, row1, 0, rank1)
-        value += _of_b(b1, row, column, row1, row2, rank1, rank2)
-        value += _of_b(b2, row, column, row2, row3, rank2, rank3)
-        value += _of_bias(bias0, row, column, 0, row1, ranks, BIAS0)
-        value += _of_bias(bias1, row, column, row1, row2, ranks, BIAS1)
-        value += _of_bias(bias2, row, column, row2, row3, ranks, BIAS2)
-        at = out_ptr + row.to(tl.int64) * out_stride + width + column
-        tl.store(at, value.to(out_ptr.dtype.element_ty), mask=(row < row3) & (column < fold))
+        _columns_of_b(program - end2, b0, b1, b2, bias0, bias1, bias2, out_ptr, out_stride, width, fold, ranks,
+                      row1, row2, row3, rank1, rank2, rank3, BIAS0, BIAS1, BIAS2, BLOCK_ROWS, BLOCK_FOLD)  # fmt: skip
     else:
-        row = tl.arange(0, BLOCK_FOLD)[:, None]
-        column = ((program - end_b) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS))[None, :]
-        value = _of_a(a0, row, column, 0, rank1, width, scale0)
-        value += _of_a(a1, row, column, rank1, rank2, width, scale1)
-        value += _of_a(a2, row, column, rank2, rank3, width, scale2)
-        at = out_ptr + (row3 + row).to(tl.int64) * out_stride + column
-        tl.store(at, value.to(out_ptr.dtype.element_ty), mask=(row < fold) & (column < width))
+        _rows_of_a(program - end_b, a0, a1, a2, out_ptr, out_stride, width, fold, row3, rank1, rank2, rank3,
+                   scale0, scale1, scale2, BLOCK_FOLD, BLOCK_COLUMNS)  # fmt: skip
 
 
 def takes(group: Group) -> bool:

@@ -11,7 +11,7 @@ CONTEXT ?=
 REGISTRY ?=
 DEV = dev=$$(tests/tools/setup.sh dev | tail -1)
 
-.PHONY: help demo demo-down test check parts fmt generate lock
+.PHONY: help demo demo-down test check parts bench-gpu fmt generate lock
 
 help: ## List these verbs.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ check: parts ## Run what needs neither root nor a cluster: style, types, layers,
 
 parts:
 	@for part in dev vllm tools argocd; do tests/tools/setup.sh $$part >/dev/null; done
+
+bench-gpu: ## Time training beside TRL, Liger and Unsloth (one GPU, no network; ROWS=..., see docs/benchmarks.md).
+	@"$(or $(PYTHON),python3)" -m bench.gpu $(if $(ROWS),--rows "$(ROWS)") $(BENCH)
 
 fmt: ## Format the code.
 	@$(DEV); "$$dev/bin/ruff" check --fix .; "$$dev/bin/ruff" format .

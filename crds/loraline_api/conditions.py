@@ -70,6 +70,8 @@ class Reason(StrEnum):
     WAITING_FOR_GPUS = "WaitingForGpus"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONFIG_MISSING = "ConfigMissing"
+    CHECKPOINT_DAMAGED = "CheckpointDamaged"
+    CHECKPOINT_UNAVAILABLE = "CheckpointUnavailable"
     # Outcomes of an attempt (loraline_api.outcome says which exit code means which)
     DATASET_NOT_FOUND = "DatasetNotFound"
     DATASET_INVALID = "DatasetInvalid"

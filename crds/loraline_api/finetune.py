@@ -47,6 +47,14 @@ class Metric(StrEnum):
     EXACT_MATCH = "exactMatch"
 
 
+class MemoryProfile(StrEnum):
+    """How training spends the memory of its GPU."""
+
+    AUTO = "auto"
+    FAST = "fast"
+    LEAN = "lean"
+
+
 class DatasetSource(storage.S3Access):
     """One file of examples, or a dataset of the Hugging Face Hub."""
 
@@ -243,6 +251,29 @@ class Output(storage.S3Access):
     )
 
 
+class Checkpoint(ApiModel):
+    """When training is saved. Not an input: a run ends in the same adapter however often it was interrupted."""
+
+    interval: int = Field(
+        default=50,
+        ge=1,
+        le=1000000,
+        json_schema_extra=by_rule(
+            Rule("self >= 1 && self <= 1000000", "must be from 1 to 1000000 optimizer steps; 50 is usual")
+        ),
+        description="Optimizer steps between two checkpoints; the end of training and SIGTERM save one too.",
+    )
+    keep: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        json_schema_extra=by_rule(
+            Rule("self >= 1 && self <= 100", "must be from 1 to 100; 2 leaves one to fall back to when one is damaged")
+        ),
+        description="Newest checkpoints that stay while the run goes on; none stays once the adapter is published.",
+    )
+
+
 class LoraFineTuneSpec(ApiModel):
     """The recipe. Editing a training input starts a new run; going back finds the earlier run's adapter again."""
 
@@ -253,8 +284,17 @@ class LoraFineTuneSpec(ApiModel):
     quantization: Quantization = Field(default=Quantization(), description="How the base model is held.")
     training: Training = Field(default=Training(), description="Hyperparameters.")
     evaluation: Evaluation = Field(default=Evaluation(), description="Measurements and gates.")
+    memory_profile: MemoryProfile = Field(
+        default=MemoryProfile.AUTO,
+        description="How training spends GPU memory: auto plans the fastest step that fits the card; fast computes no "
+        "activation again and takes the micro-batch that allows it; lean takes the least memory and is slower. The "
+        "adapter is the same but for rounding, so changing this starts no new run.",
+    )
     compute: TrainingCompute = Field(default=TrainingCompute(), description="Where and on what the training pods run.")
     output: Output = Field(description="Where the adapter is published.")
+    checkpoint: Checkpoint = Field(
+        default=Checkpoint(), description="When training is saved, so that a further attempt goes on from there."
+    )
     suspend: bool = Field(default=False, description="Stop the run and hold it until false again.")
     retries: int = Field(
         default=2,

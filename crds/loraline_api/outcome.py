@@ -11,6 +11,7 @@ from pydantic import Field
 
 from loraline_api.conditions import Reason
 from loraline_api.model import StatusModel
+from loraline_api.progress import CheckpointProgress
 
 TERMINATION_MESSAGE_BYTES = 4096
 """Most bytes the kubelet reads of a termination message (Kubernetes: MaxContainerTerminationMessageLength)."""
@@ -88,6 +89,9 @@ class Outcome(StatusModel):
     tokens_per_second: int | None = Field(default=None, description="Mean tokens per second of training.")
     trainable_parameters: int | None = Field(default=None, description="Parameters of the adapter.")
     total_parameters: int | None = Field(default=None, description="Parameters of the base model.")
+    checkpoint: CheckpointProgress | None = Field(
+        default=None, description="What the attempt was continued from, and what it has saved."
+    )
     metrics: list[MetricResult] = Field(default=[], max_length=16, description="Evaluation before and after.")
     samples: list[Sample] = Field(default=[], max_length=MAX_SAMPLES, description="Answers before and after.")
 
@@ -97,7 +101,8 @@ class Outcome(StatusModel):
             text = candidate.model_dump_json(by_alias=True, exclude_none=True).encode()
             if len(text) <= TERMINATION_MESSAGE_BYTES:
                 return text
-        short = self.model_copy(update={"samples": [], "metrics": [], "message": self.message[:300]})
+        cut: dict[str, object] = {"samples": [], "metrics": [], "checkpoint": None, "message": self.message[:300]}
+        short = self.model_copy(update=cut)
         return short.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 

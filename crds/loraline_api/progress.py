@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
@@ -11,6 +12,12 @@ from loraline_api.model import StatusModel
 
 PROGRESS_PORT = 9400
 """Port of /progress (JSON), /metrics (Prometheus) and /healthz in the training pod."""
+
+MAX_TOLD_CHARS = 300
+"""Longest sentence of a progress field."""
+
+MAX_DAMAGED = 4
+MAX_PROBLEM_CHARS = 300
 
 
 class Stage(StrEnum):
@@ -27,6 +34,29 @@ class Stage(StrEnum):
     FINISHED = "Finished"
 
 
+class CheckpointProgress(StatusModel):
+    """What an attempt was continued from, and what it has saved."""
+
+    resumed_step: int | None = Field(
+        default=None, ge=0, description="Step from which this attempt went on; absent when it began anew."
+    )
+    resumed_attempt: int | None = Field(default=None, ge=1, description="Attempt that saved that step.")
+    saved_step: int | None = Field(default=None, ge=0, description="Step of the newest checkpoint that is stored.")
+    damaged: list[Annotated[str, Field(max_length=MAX_PROBLEM_CHARS)]] = Field(
+        default=[], max_length=MAX_DAMAGED, description="Checkpoints that were skipped, and what is wrong with each."
+    )
+    problem: str | None = Field(
+        default=None, max_length=MAX_PROBLEM_CHARS, description="Why the last checkpoint is not stored or not used."
+    )
+
+    @property
+    def resumed(self) -> str:
+        """As in `resumed from step 40 of attempt 1`; empty when the attempt began anew."""
+        if self.resumed_step is None:
+            return ""
+        return f"resumed from step {self.resumed_step} of attempt {self.resumed_attempt or 1}"
+
+
 class Progress(StatusModel):
     """Progress of an attempt. Numbers with fractions are strings, as Kubernetes APIs have no floats."""
 
@@ -39,4 +69,13 @@ class Progress(StatusModel):
     learning_rate: str | None = Field(default=None, max_length=32, description="Learning rate of the last step.")
     tokens_per_second: int | None = Field(default=None, ge=0, description="Tokens per second of the last steps.")
     eta_seconds: int | None = Field(default=None, ge=0, description="Seconds until training ends, estimated.")
+    engine: str | None = Field(
+        default=None, max_length=MAX_TOLD_CHARS, description="on, or off and why PEFT's own path trains."
+    )
+    memory_plan: str | None = Field(
+        default=None, max_length=MAX_TOLD_CHARS, description="What layers keep, and how many sequences go at a time."
+    )
+    checkpoint: CheckpointProgress | None = Field(
+        default=None, description="What this attempt was continued from, and what it has saved."
+    )
     updated_at: datetime | None = Field(default=None, description="When the trainer last changed this.")

@@ -13,7 +13,17 @@ from typing import Any
 
 from pydantic import Field
 
-from loraline_api.finetune import Adapter, Dataset, Evaluation, LoraFineTuneSpec, Output, Quantization, Training
+from loraline_api.finetune import (
+    Adapter,
+    Checkpoint,
+    Dataset,
+    Evaluation,
+    LoraFineTuneSpec,
+    MemoryProfile,
+    Output,
+    Quantization,
+    Training,
+)
 from loraline_api.model import StatusModel
 from loraline_api.storage import BaseModelSource
 
@@ -89,7 +99,9 @@ def resolve(
 
 
 def settings_hash(spec: LoraFineTuneSpec, labels: Mapping[str, str] | None = None) -> str:
-    """Hash of what changes an attempt but not the run: compute, retries, deadline, Secrets and Kueue's labels.
+    """Hash of what changes an attempt but not the run.
+
+    That is compute, memory profile, checkpoint, retries, deadline, Secrets and Kueue's labels.
 
     A failed run is tried again when this changes; a succeeded one is left alone. What a later version of the API added
     is hashed only where it is used, so that the hashes of earlier fine-tunes stay.
@@ -112,6 +124,10 @@ def settings_hash(spec: LoraFineTuneSpec, labels: Mapping[str, str] | None = Non
     }
     if labels:
         settings["labels"] = dict(labels)
+    if spec.memory_profile is not MemoryProfile.AUTO:
+        settings["memoryProfile"] = spec.memory_profile.value
+    if spec.checkpoint != Checkpoint():
+        settings["checkpoint"] = spec.checkpoint.dump()
     return short_hash(settings)
 
 

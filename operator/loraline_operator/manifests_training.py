@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loraline_api import pods
-from loraline_api.finetune import LoraFineTuneSpec
+from loraline_api.finetune import LoraFineTuneSpec, MemoryProfile
 from loraline_api.outcome import PERMANENT_EXIT_CODES
 from loraline_api.progress import PROGRESS_PORT
 from loraline_api.run import DATA_KEYS, RUN_KEY, Run
@@ -21,7 +21,7 @@ from loraline_operator.settings import Settings
 
 CONTAINER = "trainer"
 GRACE_PERIOD_S = 120
-"""Time from SIGTERM to SIGKILL: enough to finish an upload that has begun."""
+"""Time from SIGTERM to SIGKILL: enough for the trainer to save a checkpoint; it waits 90 s for its storage."""
 
 
 def snapshot(meta: Meta, run: Run, data: Mapping[str, Data]) -> Manifest:
@@ -91,7 +91,7 @@ def _pod_spec(meta: Meta, spec: LoraFineTuneSpec, run_id: str, attempt: int, set
     return {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_PERIOD_S,
-        "containers": [_container(spec, mounts, together, settings)],
+        "containers": [_container(spec, attempt, mounts, together, settings)],
         "volumes": volumes,
         **manifests_gang.pod_part(meta, run_id, spec.compute.nodes),
         **manifests_pod.common(spec.compute),
@@ -99,14 +99,14 @@ def _pod_spec(meta: Meta, spec: LoraFineTuneSpec, run_id: str, attempt: int, set
 
 
 def _container(
-    spec: LoraFineTuneSpec, mounts: list[Manifest], together: list[Manifest], settings: Settings
+    spec: LoraFineTuneSpec, attempt: int, mounts: list[Manifest], together: list[Manifest], settings: Settings
 ) -> Manifest:
     home = {name: str(pods.WORK_DIR) for name in ("HOME", "TMPDIR")} | {"HF_HOME": str(pods.WORK_DIR / "huggingface")}
     return {
         "name": CONTAINER,
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
-        "args": ["job", "--gpus", str(spec.compute.gpus)],
+        "args": _arguments(spec, attempt),
         "env": [*manifests_pod.environment(home | dict(settings.trainer_env)), *together],
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
         "resources": manifests_pod.resources(spec.compute),
@@ -114,6 +114,20 @@ def _container(
         "securityContext": manifests_pod.CONTAINER_SECURITY,
         "volumeMounts": mounts,
     }
+
+
+def _arguments(spec: LoraFineTuneSpec, attempt: int) -> list[str]:
+    """What the trainer is told beside the run: settings, which are no inputs."""
+    checkpoint = spec.checkpoint
+    options: dict[str, object] = {
+        "gpus": spec.compute.gpus,
+        "attempt": attempt,
+        "checkpoint-interval": checkpoint.interval,
+        "checkpoint-keep": checkpoint.keep,
+    }
+    if spec.memory_profile is not MemoryProfile.AUTO:
+        options["memory-profile"] = spec.memory_profile.value
+    return ["job", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
 
 
 def _volumes(meta: Meta, spec: LoraFineTuneSpec, run_id: str) -> tuple[list[Manifest], list[Manifest]]:

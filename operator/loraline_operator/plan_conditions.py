@@ -51,6 +51,7 @@ GOOD_REASONS = frozenset(
         Reason.QUEUED,
         Reason.PREEMPTED,
         Reason.WAITING_FOR_GPUS,
+        Reason.WAITING_FOR_GPUS,
         Reason.DELETING,
     }
 )

@@ -25,6 +25,7 @@ from loraline_operator import (
     naming,
     plan_admission,
     plan_attempt,
+    plan_checkpoint,
     plan_cleanup,
     plan_conditions,
     plan_data,
@@ -93,7 +94,10 @@ def _told(object: FineTuneObject, decision: Decision, now: datetime) -> Plan[Lor
     return Plan(
         decision.actions,
         decision.status.model_copy(update=changes),
-        plan_conditions.events(object.status, decision.reason, decision.message),
+        (
+            *plan_conditions.events(object.status, decision.reason, decision.message),
+            *plan_checkpoint.events(object.status, decision.status),
+        ),
         decision.requeue_after_s,
     )
 

@@ -41,6 +41,7 @@ def succeeded(
         total_steps=result.steps,
         loss=result.train_loss,
         tokens_per_second=result.tokens_per_second,
+        checkpoint=result.checkpoint,
     )
     record = RunRecord(
         run_id=run.id,

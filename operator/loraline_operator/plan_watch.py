@@ -10,7 +10,7 @@ from datetime import timedelta
 from loraline_api.conditions import Reason
 from loraline_api.finetune import RunRef
 from loraline_api.progress import Progress
-from loraline_operator import plan_gang, plan_queue, plan_result
+from loraline_operator import plan_checkpoint, plan_gang, plan_queue, plan_result
 from loraline_operator.actions import Action, Kind, Patch, Ref
 from loraline_operator.observed_finetune import Job
 from loraline_operator.plan_conditions import Phase
@@ -32,7 +32,8 @@ def watch(look: Look, run: RunRef, job: Job, deletions: tuple[Action, ...]) -> D
                 status = status.model_copy(update={"progress": _progress(look)})
             actions = (*deletions, *_deadline(look, job))
             interval = look.settings.progress_interval_s
-            return Decision(Phase.RUNNING, Reason.RUNNING, running, status, actions, requeue_after_s=interval)
+            message = running + plan_checkpoint.clause(status.progress)
+            return Decision(Phase.RUNNING, Reason.RUNNING, message, status, actions, requeue_after_s=interval)
         late = plan_gang.taken_back(look, run, job)
         if late is not None:
             return late

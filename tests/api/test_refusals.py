@@ -65,6 +65,16 @@ def apply(kubeconfig: Path, body: dict[str, Any]) -> tuple[int, str]:
             {"adapter.rank": 300}, "spec.adapter.rank: Invalid value: 300: must be from 1 to 256", id="rank 300"
         ),
         pytest.param(
+            {"checkpoint.interval": 0},
+            "spec.checkpoint.interval: Invalid value: 0: must be from 1 to 1000000 optimizer steps; 50 is usual",
+            id="no step between checkpoints",
+        ),
+        pytest.param(
+            {"checkpoint.keep": 0},
+            "spec.checkpoint.keep: Invalid value: 0: must be from 1 to 100; 2 leaves one to fall back to",
+            id="no checkpoint kept",
+        ),
+        pytest.param(
             {"baseModel.uri": "HuggingFaceTB/SmolLM2"},
             'spec.baseModel.uri: Invalid value: "HuggingFaceTB/SmolLM2": must look like hf://org/name',
             id="a base model without a scheme",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import random
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from loraline_api import outcome, pods, run
 from loraline_api.artifact import AdapterManifest
 from loraline_api.finetune import LoraFineTuneSpec
 from loraline_trainer import job
+from loraline_trainer.settings import Settings
 
 BUCKET = "adapters"
 
@@ -65,9 +68,9 @@ class Pod:
         (folder / "AWS_ACCESS_KEY_ID").write_text(access_key)
         (folder / "AWS_SECRET_ACCESS_KEY").write_text(secret_key)
 
-    def attempt(self, gpus: int = 0) -> outcome.Outcome:
-        """Makes the attempt of a pod with that many GPUs; its termination message, whose exit code is the program's."""
-        code = job.main(gpus, self.root, free_port())
+    def attempt(self, **settings: Any) -> outcome.Outcome:
+        """Makes an attempt with these `Settings`; its termination message, whose exit code is the program's."""
+        code = job.main(Settings(**settings), self.root, free_port())
         told = outcome.parse_outcome(self.at(pods.TERMINATION_LOG).read_text())
         assert told is not None
         assert told.exit_code == code
@@ -84,3 +87,12 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def sums() -> str:
+    """Forty sums as prompt and completion, as JSON Lines."""
+    dice = random.Random(3)
+    pairs = [(dice.randint(1, 9), dice.randint(1, 9)) for _ in range(40)]
+    return "".join(
+        json.dumps({"prompt": f"{first}+{second}", "completion": str(first + second)}) + "\n" for first, second in pairs
+    )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 
 from cluster import fixture
 from tools import tiny_model
-from trainer.builders import BUCKET, Pod
+from trainer.builders import BUCKET, Pod, sums
 
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as the program sets it: threads that spin are slow on a busy machine
 
@@ -42,8 +40,4 @@ def pod(tmp_path: Path, base: Path, s3: fixture.S3Server) -> Pod:
 @pytest.fixture(scope="session")
 def lines() -> str:
     """Forty sums as prompt and completion."""
-    dice = random.Random(3)
-    pairs = [(dice.randint(1, 9), dice.randint(1, 9)) for _ in range(40)]
-    return "".join(
-        json.dumps({"prompt": f"{first}+{second}", "completion": str(first + second)}) + "\n" for first, second in pairs
-    )
+    return sums()

@@ -140,7 +140,7 @@ def test_sigterm_ends_the_attempt_as_interrupted(pod: Pod, lines: str, monkeypat
     handler = signal.getsignal(signal.SIGTERM)
     told = pod.holding(recipe(pod.s3.endpoint, training={"maxSteps": 50, "batchSize": 8}), lines).attempt()
     assert told.exit_code == ExitCode.INTERRUPTED
-    assert told.message == "stopped by SIGTERM in stage Training; a further attempt begins anew"
+    assert told.message == "stopped by SIGTERM in stage Training; a further attempt goes on from step 1"
     assert signal.getsignal(signal.SIGTERM) is handler
 
 

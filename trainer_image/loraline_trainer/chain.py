@@ -1,69 +1,69 @@
 """An attempt from beginning to end: the stages of `loraline_api.progress.Stage` in order.
 
-Knows neither pods nor terminals: `job` and `local` give it places and look at its tracker.
+Knows neither pods nor terminals: `job` and `local` give it places and look at its tracker. What follows on fetching is
+in `stages`.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from loraline_api import run
 from loraline_api.outcome import ExitCode, Outcome
 from loraline_api.progress import Stage
-from loraline_trainer import errors, memory, numbers, publishing
+from loraline_trainer import errors, memory, publishing
+from loraline_trainer.checkpoints import keeping
+from loraline_trainer.checkpoints.catalog import Catalog
 from loraline_trainer.data import preparation, preview
 from loraline_trainer.data.preparation import Prepared
 from loraline_trainer.data.rendering import Renderer
-from loraline_trainer.evaluation import evaluate, gates, scoring
-from loraline_trainer.evaluation.evaluate import Scores
-from loraline_trainer.model import loading, lora
-from loraline_trainer.model.loading import Loaded
+from loraline_trainer.interruption import Interruption
+from loraline_trainer.model import loading
+from loraline_trainer.parallel.world import ALONE, World
 from loraline_trainer.places import Places
 from loraline_trainer.progress import Tracker
+from loraline_trainer.settings import Settings
+from loraline_trainer.stages import Attempt, Report
 from loraline_trainer.storage import base_model, dataset, s3, stores
 from loraline_trainer.storage.base_model import BaseModel
-from loraline_trainer.training import plan, train
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an attempt did, for people.
-
-    Attributes:
-        trained: None when the adapter was there already.
-    """
-
-    outcome: Outcome
-    trained: train.Trained | None
-    peak_bytes: int
+DEFAULTS = Settings()
 
 
-def attempt(recipe: run.Run, places: Places, tracker: Tracker) -> Report:
-    """Publishes the adapter of a run, or finds the one that was published before.
+def attempt(
+    recipe: run.Run,
+    places: Places,
+    tracker: Tracker,
+    interruption: Interruption,
+    *,
+    settings: Settings = DEFAULTS,
+    world: World = ALONE,
+) -> Report | None:
+    """Publishes the adapter of a run, or finds the one that was published before; None in all processes but the first.
 
     Raises:
         TrainerError: it ends without an adapter; the error says why.
     """
     store = store_of(recipe, places)
-    found = publishing.find(store, recipe.id)
+    found = world.from_first(lambda: publishing.find(store, recipe.id))
     if found is not None:
         tracker.end_training()
         tracker.enter(Stage.FINISHED)
+        if not world.is_first:
+            return None
+        keeping.remove(Catalog(store, recipe.id))  # an attempt may have ended between publishing and this
         return Report(_reused(recipe, found), None, memory.peak_bytes())
-    publishing.check_writable(store, recipe.id)
+    world.from_first(lambda: publishing.check_writable(store, recipe.id))
     places.work.mkdir(parents=True, exist_ok=True)
     with _explained_out_of_memory(recipe, tracker):
-        return _train_and_publish(recipe, places, tracker, store)
+        base, renderer, prepared = world.in_turn(lambda: prepare(recipe, places, tracker, weights=True))
+        return Attempt(recipe, places, tracker, interruption, settings, world, store, base, renderer, prepared).make()
 
 
 def store_of(recipe: run.Run, places: Places) -> stores.Store:
@@ -97,85 +97,6 @@ def prepare(
     for line in preview.lines(tokenizer, prepared.train):
         log.info("preview | %s", line)
     return base, renderer, prepared
-
-
-def _train_and_publish(recipe: run.Run, places: Places, tracker: Tracker, store: stores.Store) -> Report:
-    base, renderer, prepared = prepare(recipe, places, tracker, weights=True)
-    gates.check_measurable(recipe.evaluation.gates, bool(prepared.held_out))
-
-    tracker.enter(Stage.LOADING_MODEL)
-    identity = base_model.identity(base, recipe.base_model.uri)
-    loaded = loading.load(recipe, base, renderer.tokenizer)
-
-    tracker.enter(Stage.SCORING_BASE)
-    before = evaluate.evaluate(loaded.model, loaded, prepared, renderer, recipe.evaluation)
-
-    tracker.enter(Stage.TRAINING)
-    model = lora.attach(recipe, loaded)
-    trained = _train(recipe, model, loaded, prepared, work=places.work, tracker=tracker)
-
-    tracker.enter(Stage.EVALUATING)
-    after = evaluate.evaluate(model, loaded, prepared, renderer, recipe.evaluation)
-    gates.check(recipe.evaluation.gates, after.metrics)
-
-    tracker.enter(Stage.PUBLISHING)
-    folder = places.work / "adapter"
-    shutil.rmtree(folder, ignore_errors=True)
-    lora.export(model, loaded.tokenizer, base.name, folder)
-    lora.check_weights(folder, recipe.training.learning_rate, trained.steps)
-    metrics = evaluate.results(before, after)
-    manifest = publishing.manifest_of(
-        recipe, folder, base_model=identity, metrics=metrics, dataset_digest=prepared.digest
-    )
-    published = publishing.publish(store, folder, manifest)
-
-    tracker.enter(Stage.FINISHED)
-    outcome = _succeeded(recipe, trained, published, before, after).model_copy(
-        update={
-            "trainable_parameters": sum(value.numel() for value in lora.trained_parameters(model).values()),
-            "total_parameters": loaded.total_parameters,
-        }
-    )
-    return Report(outcome, trained, memory.peak_bytes())
-
-
-def _train(
-    recipe: run.Run, model: Any, loaded: Loaded, prepared: Prepared, *, work: Path, tracker: Tracker
-) -> train.Trained:
-    shape = loaded.model.config.get_text_config()
-    machine = memory.machine(shape.num_hidden_layers, shape.hidden_size)
-    resolved = plan.resolve(recipe.training, machine, examples=len(prepared.train), longest=prepared.longest)
-    for setting in resolved.settings:
-        note = f" ({setting.note})" if setting.note else ""
-        log.info("hyperparameter %s = %s [%s]%s", setting.name, setting.value, setting.source, note)
-    return train.train(
-        model,
-        loaded,
-        prepared,
-        recipe.training,
-        resolved,
-        tracker=tracker,
-        work=work,
-        score_held_out=lambda: scoring.loss(model, loaded, prepared.held_out),
-    )
-
-
-def _succeeded(
-    recipe: run.Run, trained: train.Trained, published: publishing.Published, before: Scores, after: Scores
-) -> Outcome:
-    return Outcome(
-        run_id=recipe.id,
-        exit_code=ExitCode.SUCCEEDED,
-        message=f"trained {trained.steps} steps in {numbers.seconds(trained.seconds)} and published the adapter "
-        f"{published.manifest.version}",
-        version=published.manifest.version,
-        uri=published.uri,
-        steps=trained.steps,
-        train_loss=numbers.text(trained.loss),
-        tokens_per_second=trained.tokens_per_second,
-        metrics=evaluate.results(before, after),
-        samples=evaluate.samples(before, after),
-    )
 
 
 def _reused(recipe: run.Run, found: publishing.Published) -> Outcome:

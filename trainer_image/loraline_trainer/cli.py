@@ -10,7 +10,11 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from loraline_api.finetune import Checkpoint, MemoryProfile
+from loraline_api.progress import PROGRESS_PORT
 from loraline_trainer import __version__
+from loraline_trainer.parallel import launch
+from loraline_trainer.settings import Settings
 
 NOISY_LIBRARIES = (
     "bitsandbytes",
@@ -29,12 +33,14 @@ NOISY_LIBRARIES = (
 )
 
 
-def _before_torch() -> None:
+def before_torch() -> None:
     """Settings that libraries read when they are imported."""
     # Threads that wait for each other spin by default. On 2 cores that others use too, a training step of SmolLM2 took
     # 25 s that takes 5 s when they sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Batches differ in length: with segments of fixed size the holes between blocks add up to gigabytes.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers to TRL, nothing a user could mend
@@ -43,13 +49,15 @@ def _before_torch() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code (`loraline_api.outcome.ExitCode`)."""
     options = parser().parse_args(arguments)
-    _before_torch()
+    before_torch()
     quiet = options.command not in ("job", "delete") and not options.verbose
     _log_to_stderr(logging.WARNING if quiet else logging.INFO)
     if options.command == "job":
+        if launch.is_asked():
+            return launch.main(list(sys.argv[1:] if arguments is None else arguments), options.root)
         from loraline_trainer import job
 
-        return job.main(options.gpus)
+        return job.main(_settings(options), options.root, options.port)
     if options.command == "delete":
         from loraline_trainer import deleting
 
@@ -75,12 +83,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command(given, Console())
 
 
+def _settings(options: argparse.Namespace) -> Settings:
+    checkpoint = Checkpoint(interval=options.checkpoint_interval, keep=options.checkpoint_keep)
+    profile = MemoryProfile(options.memory_profile)
+    return Settings(attempt=options.attempt, gpus=options.gpus, checkpoint=checkpoint, memory_profile=profile)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(prog="loraline-train", description=f"QLoRA fine-tuning, version {__version__}.")
     commands = top.add_subparsers(dest="command", required=True)
     job = commands.add_parser("job", help="one attempt in a training pod: reads the mounted run.json")
-    job.add_argument("--gpus", type=int, default=0, help="GPUs that the pod was given; seeing fewer is an error")
+    _add_job_options(job)
     delete = commands.add_parser("delete", help="delete what runs published, when their fine-tune is deleted")
     delete.add_argument("--uri", required=True, help="the fine-tune's output.uri")
     delete.add_argument("--endpoint", help="the fine-tune's output.endpoint")
@@ -129,6 +143,23 @@ def parser() -> argparse.ArgumentParser:
         command.set_defaults(output=None)
     run.add_argument("--output", type=Path, metavar="FOLDER", help="publish to a folder instead of output.uri")
     return top
+
+
+def _add_job_options(job: argparse.ArgumentParser) -> None:
+    job.add_argument("--gpus", type=int, default=0, help="GPUs that the pod was given; seeing fewer is an error")
+    job.add_argument("--attempt", type=int, help="number of the attempt, from 1")
+    job.add_argument(
+        "--checkpoint-interval", type=int, default=Checkpoint().interval, help="optimizer steps between checkpoints"
+    )
+    job.add_argument(
+        "--memory-profile",
+        choices=[profile.value for profile in MemoryProfile],
+        default=MemoryProfile.AUTO.value,
+        help="how training spends GPU memory: the recipe's memoryProfile",
+    )
+    job.add_argument("--root", type=Path, default=Path("/"), help="folder that stands for the pod's root folder")
+    job.add_argument("--port", type=int, default=PROGRESS_PORT, help="port of /progress and /metrics")
+    job.add_argument("--checkpoint-keep", type=int, default=Checkpoint().keep, help="newest checkpoints that stay")
 
 
 def _pair(text: str) -> tuple[str, Path]:

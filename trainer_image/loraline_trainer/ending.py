@@ -1,41 +1,81 @@
-"""Turns the end of an attempt, whatever it was, into an outcome with an exit code; and SIGTERM into `Interrupted`."""
+"""Turns the end of an attempt, whatever it was, into an outcome with an exit code."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+import time
+from collections.abc import Callable
 
 from loraline_api import run
-from loraline_api.outcome import MAX_MESSAGE_CHARS, ExitCode, Outcome
+from loraline_api.outcome import MAX_MESSAGE_CHARS, ExitCode, Outcome, parse_outcome
 from loraline_trainer import errors
-from loraline_trainer.chain import Report
+from loraline_trainer.interruption import Interruption
+from loraline_trainer.parallel.world import ALONE, World
 from loraline_trainer.progress import Tracker
+from loraline_trainer.stages import Report
 from loraline_trainer.storage.s3 import first_line
 
 log = logging.getLogger(__name__)
 
+FAILURE_LOOKS = 20
+FAILURE_LOOK_S = 0.1
+"""A process tells why it ends before it closes its connections; these two seconds are for a slow network."""
 
-def of(recipe: run.Run, tracker: Tracker, work: Callable[[], Report]) -> tuple[Outcome, Report | None]:
+
+def of(
+    recipe: run.Run,
+    tracker: Tracker,
+    interruption: Interruption,
+    work: Callable[[], Report | None],
+    world: World = ALONE,
+) -> tuple[Outcome, Report | None]:
     """The outcome of the work, and its report when it succeeded."""
     try:
         report = work()
     except errors.TrainerError as error:
-        return failed(recipe, tracker, error.exit_code, str(error)), None
+        outcome = failed(recipe, tracker, error.exit_code, str(error))
     except errors.Interrupted:
-        log.warning("SIGTERM: stopped at stage %s", tracker.now.stage.value)
-        message = f"stopped by SIGTERM in stage {tracker.now.stage.value}; a further attempt begins anew"
-        return failed(recipe, tracker, ExitCode.INTERRUPTED, message), None
+        outcome = _interrupted(recipe, tracker, interruption)
     except Exception as error:
-        log.exception("an unexpected error in stage %s", tracker.now.stage.value)
-        message = (
-            f"{type(error).__name__} in stage {tracker.now.stage.value}: {first_line(error)}; "
-            f"the log of the trainer has the details"
-        )
-        return failed(recipe, tracker, ExitCode.UNEXPECTED_ERROR, message), None
-    return report.outcome, report
+        if world.size > 1 and interruption.requested is not None:  # the others went first
+            outcome = _interrupted(recipe, tracker, interruption)
+        else:
+            outcome = _of_another(world) or _unexpected(recipe, tracker, error)
+    else:
+        if report is None:  # the first process speaks for this one
+            return Outcome(run_id=recipe.id, exit_code=ExitCode.SUCCEEDED), None
+        return report.outcome, report
+    world.tell_failure(outcome.encode().decode())
+    return outcome, None
+
+
+def _interrupted(recipe: run.Run, tracker: Tracker, interruption: Interruption) -> Outcome:
+    stage = tracker.now.stage.value
+    saved = tracker.now.checkpoint.saved_step if tracker.now.checkpoint is not None else None
+    further = "begins anew" if saved is None else f"goes on from step {saved}"
+    message = f"stopped by {interruption.requested} in stage {stage}; a further attempt {further}"
+    log.warning("%s", message)
+    return failed(recipe, tracker, ExitCode.INTERRUPTED, message)
+
+
+def _of_another(world: World) -> Outcome | None:
+    """The outcome of the process whose end ended this one."""
+    text = None
+    for _ in range(FAILURE_LOOKS if world.size > 1 else 0):
+        with contextlib.suppress(Exception):  # the store goes with the first pod
+            text = world.told_failure()
+        if text is not None:
+            break
+        time.sleep(FAILURE_LOOK_S)
+    return parse_outcome(text) if text is not None else None
+
+
+def _unexpected(recipe: run.Run, tracker: Tracker, error: Exception) -> Outcome:
+    stage = tracker.now.stage.value
+    log.error("an unexpected error in stage %s", stage, exc_info=error)
+    message = f"{type(error).__name__} in stage {stage}: {first_line(error)}; the log of the trainer has the details"
+    return failed(recipe, tracker, ExitCode.UNEXPECTED_ERROR, message)
 
 
 def failed(recipe: run.Run, tracker: Tracker, code: ExitCode, message: str) -> Outcome:
@@ -47,19 +87,5 @@ def failed(recipe: run.Run, tracker: Tracker, code: ExitCode, message: str) -> O
         message=message[:MAX_MESSAGE_CHARS],
         steps=progress.step,
         train_loss=progress.loss,
+        checkpoint=progress.checkpoint,
     )
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Raises `Interrupted` in the main thread on the first SIGTERM; further ones are ignored, the end is near."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise errors.Interrupted
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

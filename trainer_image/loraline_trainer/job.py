@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -10,22 +11,37 @@ import torch
 from loraline_api import pods, run
 from loraline_api.outcome import ExitCode, Outcome
 from loraline_api.progress import PROGRESS_PORT
-from loraline_trainer import chain, ending, errors, places, server
+from loraline_trainer import chain, ending, errors, places, server, stages
+from loraline_trainer.interruption import Interruption
+from loraline_trainer.parallel import launch
+from loraline_trainer.parallel.world import ALONE, World, join
 from loraline_trainer.progress import Tracker
+from loraline_trainer.settings import Settings
 from loraline_trainer.storage.s3 import first_line
 
 log = logging.getLogger(__name__)
 
 
-def main(gpus: int = 0, root: Path = Path("/"), port: int = PROGRESS_PORT) -> int:
-    """Makes the attempt and returns its exit code.
+def main(settings: Settings, root: Path = Path("/"), port: int = PROGRESS_PORT) -> int:
+    """Makes the attempt, or this process's part of it, and returns its exit code.
 
     Args:
-        gpus: GPUs that the pod asked for.
         root: folder that stands for the pod's root folder.
         port: port of the progress server.
     """
-    tracker = Tracker()
+    world = join()
+    outcome = _made(settings, root, port, world)
+    log.info("ended with %s: %s", ExitCode(outcome.exit_code).name, outcome.message)
+    file = root / str(pods.TERMINATION_LOG).lstrip("/")
+    if world is not ALONE:
+        file = launch.outcomes(root) / f"{world.rank}.json"
+    file.write_bytes(outcome.encode())
+    return outcome.exit_code
+
+
+def _made(settings: Settings, root: Path, port: int, world: World) -> Outcome:
+    """The outcome of this process."""
+    tracker, interruption = Tracker(), Interruption()
     here = places.in_pod(root)
     file = root / str(pods.RUN_DIR / run.RUN_KEY).lstrip("/")
     try:
@@ -34,21 +50,25 @@ def main(gpus: int = 0, root: Path = Path("/"), port: int = PROGRESS_PORT) -> in
         message = (
             f"{file} is no run that this trainer reads: {first_line(error)}; use operator and trainer of one version"
         )
-        outcome = Outcome(run_id="", exit_code=ExitCode.INVALID_SPEC, message=message)
-    else:
-        log.info("run %s of %s/%s", recipe.id, recipe.namespace, recipe.name)
-        with server.serving(tracker, port), ending.interruptible():
-            outcome, _ = ending.of(recipe, tracker, lambda: _attempt(recipe, here, tracker, gpus))
-    log.info("ended with %s: %s", ExitCode(outcome.exit_code).name, outcome.message)
-    (root / str(pods.TERMINATION_LOG).lstrip("/")).write_bytes(outcome.encode())
-    return outcome.exit_code
+        return Outcome(run_id="", exit_code=ExitCode.INVALID_SPEC, message=message)
+    log.info("run %s of %s/%s", recipe.id, recipe.namespace, recipe.name)
+
+    def attempt() -> stages.Report | None:
+        _check_gpus(settings.gpus)
+        return chain.attempt(recipe, here, tracker, interruption, settings=settings, world=world)
+
+    with contextlib.ExitStack() as stack:
+        if world.is_first:
+            stack.enter_context(server.serving(tracker, port))
+        stack.enter_context(interruption.heeded())
+        outcome, _ = ending.of(recipe, tracker, interruption, attempt, world)
+    return outcome
 
 
-def _attempt(recipe: run.Run, here: places.Places, tracker: Tracker, gpus: int) -> chain.Report:
+def _check_gpus(asked: int) -> None:
     seen = torch.cuda.device_count()
-    if seen < gpus:
+    if seen < asked:
         raise errors.GpuNotFound(
-            f"compute.gpus is {gpus} and CUDA sees {seen} in this pod; check the node's driver and device plugin, "
+            f"compute.gpus is {asked} and CUDA sees {seen} in this pod; check the node's driver and device plugin, "
             f"or set compute.gpus to 0 to train on CPUs"
         )
-    return chain.attempt(recipe, here, tracker)

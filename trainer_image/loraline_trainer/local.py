@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,14 @@ from pathlib import Path
 from rich.console import Console
 
 from loraline_api import run
+from loraline_api.finetune import LoraFineTuneSpec
 from loraline_api.outcome import ExitCode
 from loraline_trainer import chain, ending, errors, manifest, report
 from loraline_trainer.data import preview
+from loraline_trainer.interruption import Interruption
 from loraline_trainer.places import Places
 from loraline_trainer.progress import Tracker
+from loraline_trainer.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +44,16 @@ class Options:
 def train(options: Options, console: Console) -> int:
     """Runs the manifest's fine-tune and prints a report; returns the exit code."""
 
-    def work(recipe: run.Run, places: Places) -> int:
-        tracker = Tracker()
-        with report.progress_bar(tracker, console), ending.interruptible():
-            outcome, done = ending.of(recipe, tracker, lambda: chain.attempt(recipe, places, tracker))
+    def work(recipe: run.Run, places: Places, spec: LoraFineTuneSpec) -> int:
+        tracker, interruption = Tracker(), Interruption()
+        settings = Settings(checkpoint=spec.checkpoint, memory_profile=spec.memory_profile)
+        with report.progress_bar(tracker, console), interruption.heeded((signal.SIGTERM, signal.SIGINT)):
+            outcome, done = ending.of(
+                recipe,
+                tracker,
+                interruption,
+                lambda: chain.attempt(recipe, places, tracker, interruption, settings=settings),
+            )
         if done is None:
             console.print(
                 f"[bold red]{ExitCode(outcome.exit_code).reason.value}[/bold red]: {outcome.message}",
@@ -60,7 +70,7 @@ def train(options: Options, console: Console) -> int:
 def check(options: Options, console: Console) -> int:
     """Checks the data and prints rendered examples with their loss mask; returns the exit code."""
 
-    def work(recipe: run.Run, places: Places) -> int:
+    def work(recipe: run.Run, places: Places, spec: LoraFineTuneSpec) -> int:
         _, renderer, prepared = chain.prepare(recipe, places, Tracker(), weights=False)
         lengths = sorted(len(row.ids) for row in prepared.train)
         console.print(
@@ -76,11 +86,11 @@ def check(options: Options, console: Console) -> int:
     return with_recipe(options, console, work)
 
 
-def with_recipe(options: Options, console: Console, work: Callable[[run.Run, Places], int]) -> int:
+def with_recipe(options: Options, console: Console, work: Callable[[run.Run, Places, LoraFineTuneSpec], int]) -> int:
     """Does something with the manifest's recipe; what goes wrong is printed and becomes the exit code."""
     try:
         folder = options.work or default_work(options.file)
-        recipe, files = manifest.resolve(options.file, options.name, options.data, folder)
+        recipe, files, spec = manifest.resolve(options.file, options.name, options.data, folder)
         places = Places(
             work=folder / recipe.id,
             secrets=_secrets(recipe, options.secrets),
@@ -88,7 +98,7 @@ def with_recipe(options: Options, console: Console, work: Callable[[run.Run, Pla
             data=files,
             output=options.output,
         )
-        return work(recipe, places)
+        return work(recipe, places, spec)
     except errors.TrainerError as error:
         console.print(f"[bold red]{error.exit_code.reason.value}[/bold red]: {error}", highlight=False, soft_wrap=True)
         return error.exit_code

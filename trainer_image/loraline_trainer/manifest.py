@@ -35,8 +35,10 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise errors.InvalidSpec(f"{path} is not YAML: {error}") from error
 
 
-def resolve(path: Path, name: str | None, data: Mapping[str, Path], work: Path) -> tuple[run.Run, dict[str, Path]]:
-    """The run of the manifest's fine-tune, and the files of its configmap:// datasets by part.
+def resolve(
+    path: Path, name: str | None, data: Mapping[str, Path], work: Path
+) -> tuple[run.Run, dict[str, Path], LoraFineTuneSpec]:
+    """The run of the manifest's fine-tune, the files of its configmap:// datasets by part, and its spec.
 
     Args:
         name: which fine-tune of the file, when there are several.
@@ -60,7 +62,7 @@ def resolve(path: Path, name: str | None, data: Mapping[str, Path], work: Path) 
         data_digests={part: hashlib.sha256(file.read_bytes()).hexdigest() for part, file in files.items()},
         restart=(metadata.get("annotations") or {}).get("loraline.dev/restart"),
     )
-    return recipe, files
+    return recipe, files, spec
 
 
 def _finetune(documents: list[dict[str, Any]], name: str | None, path: Path) -> dict[str, Any]:

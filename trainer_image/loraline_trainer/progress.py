@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from loraline_api.progress import Progress, Stage
+from loraline_api.progress import MAX_TOLD_CHARS, CheckpointProgress, Progress, Stage
 from loraline_trainer import numbers
 
 log = logging.getLogger(__name__)
@@ -56,12 +56,34 @@ class Tracker:
         log.info("stage %s begins (%s took %.1f s)", stage.value, previous.value, took)
         self._update(stage=stage)
 
-    def begin_training(self, total_steps: int) -> None:
-        """Begins the optimizer steps."""
+    def begin_training(self, total_steps: int, *, step: int = 0, tokens: int = 0, loss: float | None = None) -> None:
+        """Begins the optimizer steps, or goes on with them.
+
+        Args:
+            step: steps that an earlier attempt has done, with the tokens trained on and the loss of the last one.
+        """
         with self._lock:
             self._recent.clear()
-            self._recent.append((self._clock(), 0, 0))
-        self._update(total_steps=total_steps, step=0, percent=0)
+            self._recent.append((self._clock(), step, tokens))
+        self._update(
+            total_steps=total_steps,
+            step=step,
+            percent=_percent(step, total_steps),
+            loss=numbers.text(loss) if loss is not None else None,
+        )
+
+    def checkpoint(self, **changes: object) -> None:
+        """Takes in news of checkpoints: fields of `CheckpointProgress`."""
+        old = self.now.checkpoint or CheckpointProgress()
+        self._update(checkpoint=old.model_copy(update=changes))
+
+    def tell_engine(self, text: str) -> None:
+        """Says whether the engine trains, and why not."""
+        self._update(engine=text[:MAX_TOLD_CHARS])
+
+    def tell_memory_plan(self, text: str) -> None:
+        """Says how the GPU's memory is spent."""
+        self._update(memory_plan=text[:MAX_TOLD_CHARS])
 
     def step(
         self, *, step: int, total_steps: int, epoch: float, loss: float, learning_rate: float, tokens: int
@@ -80,7 +102,7 @@ class Tracker:
         self._update(
             step=step,
             total_steps=total_steps,
-            percent=min(100, 100 * step // max(total_steps, 1)),
+            percent=_percent(step, total_steps),
             epoch=f"{epoch:.2f}",
             loss=numbers.text(loss),
             learning_rate=numbers.text(learning_rate),
@@ -98,3 +120,7 @@ class Tracker:
             progress = self._progress
         for listener in self.listeners:
             listener(progress)
+
+
+def _percent(step: int, total_steps: int) -> int:
+    return min(100, 100 * step // max(total_steps, 1))

@@ -50,6 +50,8 @@ def test_a_changed_input_is_another_run(spec: LoraFineTuneSpec) -> None:
         pytest.param(a_spec(compute={"gpus": 0}), id="compute"),
         pytest.param(a_spec(compute={"nodes": 2}), id="nodes"),
         pytest.param(a_spec(retries=5), id="retries"),
+        pytest.param(a_spec(memoryProfile="lean"), id="the memory profile"),
+        pytest.param(a_spec(checkpoint={"interval": 10}), id="checkpoint"),
         pytest.param(a_spec(output={"uri": "s3://bucket/prefix", "secretRef": {"name": "keys"}}), id="a Secret"),
     ],
 )
@@ -66,6 +68,16 @@ def test_what_becomes_of_the_output_changes_neither_the_run_nor_its_settings() -
 def test_fields_that_came_later_leave_the_hashes_of_fine_tunes_without_them() -> None:
     """As version 0.1 hashed them."""
     assert (run_id(a_spec()), run.settings_hash(a_spec())) == ("0dbf246efe", "884ca983be")
+
+
+def test_the_settings_of_a_fine_tune_that_names_no_memory_profile_are_those_of_before_it_existed() -> None:
+    assert run.settings_hash(a_spec(memoryProfile="auto")) == run.settings_hash(a_spec()) == "884ca983be"
+
+
+def test_the_settings_of_a_fine_tune_that_is_older_than_checkpoints_are_as_they_were() -> None:
+    """Else an upgrade would try every failed run again."""
+    spelled_out = a_spec(checkpoint={"interval": 50, "keep": 2})
+    assert run.settings_hash(spelled_out) == run.settings_hash(a_spec())
 
 
 def test_suspending_changes_neither_the_run_nor_its_settings() -> None:

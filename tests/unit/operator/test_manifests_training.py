@@ -112,6 +112,16 @@ def test_the_hostname_of_the_last_of_many_nodes_and_the_name_of_its_service_fit_
     assert (len(host) <= 63, len(service) <= 63, service[0].isalpha()) == (True, True, True), (host, service)
 
 
+def test_the_memory_profile_goes_to_the_trainer_as_compute_does() -> None:
+    object = GPU.with_spec("memoryProfile", "lean").object()
+    assert object.spec is not None
+    manifest = manifests_training.job(
+        object.meta, object.spec, run_id="1a2b3c4d5e", attempt=2, settings_hash="aaaaaaaaaa", settings=SETTINGS
+    )
+    arguments = manifest["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert arguments[arguments.index("--memory-profile") + 1] == "lean"
+
+
 def test_the_snapshot_is_the_one_in_the_file() -> None:
     object = CPU.object()
     assert object.spec is not None

@@ -51,6 +51,29 @@ def test_training_stops_and_the_best_weights_stay(
     assert stopped_at(losses, rules) == (step, float(kept))
 
 
+@pytest.mark.parametrize(("losses", "rules", "step", "kept"), STOPS)
+@pytest.mark.parametrize("interrupted_after", [1, 2, 3])
+def test_a_checkpoint_carries_early_stopping_over(
+    losses: list[float], rules: EarlyStopping, step: int, kept: int, interrupted_after: int
+) -> None:
+    """The same stop and the same weights, whenever another process takes over."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    given = iter(losses)
+    control = SimpleNamespace(should_training_stop=False)
+    stopper = callbacks.Stopper(model, rules, lambda: next(given, losses[-1]))
+    reached = 0
+    while not control.should_training_stop and reached < 100:
+        reached += 1
+        model.weight.data.fill_(reached)
+        stopper.on_step_end(None, at(reached), control)
+        if reached == interrupted_after:
+            standing, weights = stopper.standing(), stopper.best_weights
+            stopper = callbacks.Stopper(model, rules, lambda: next(given, losses[-1]))
+            stopper.go_on_from(standing, weights)
+    stopper.restore_best()
+    assert (reached, float(model.weight.detach())) == (step, float(kept))
+
+
 NOT_FINITE = [
     pytest.param({"loss": math.nan, "grad_norm": 1.0}, "the loss is nan at step 7 of 30", id="the loss is no number"),
     pytest.param({"loss": math.inf, "grad_norm": 1.0}, "the loss is inf at step 7 of 30", id="the loss is infinite"),

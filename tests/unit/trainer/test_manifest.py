@@ -37,7 +37,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_a_config_map_of_the_same_file_is_the_data(tmp_path: Path) -> None:
-    recipe, files = manifest.resolve(written(tmp_path, FINETUNE + CONFIG_MAP), None, {}, tmp_path / "work")
+    recipe, files, _ = manifest.resolve(written(tmp_path, FINETUNE + CONFIG_MAP), None, {}, tmp_path / "work")
     assert files["train"].read_text() == DATA
     assert recipe.data_digests == {"train": hashlib.sha256(DATA.encode()).hexdigest()}
     assert (recipe.name, recipe.namespace) == ("tickets", "team-a")
@@ -46,8 +46,8 @@ def test_a_config_map_of_the_same_file_is_the_data(tmp_path: Path) -> None:
 def test_a_named_file_stands_for_a_config_map_and_gives_the_same_run(tmp_path: Path) -> None:
     file = tmp_path / "data.jsonl"
     file.write_text(DATA)
-    named, _ = manifest.resolve(written(tmp_path, FINETUNE), None, {"tickets/train.jsonl": file}, tmp_path)
-    inline, _ = manifest.resolve(written(tmp_path, FINETUNE + CONFIG_MAP), None, {}, tmp_path)
+    named, *_ = manifest.resolve(written(tmp_path, FINETUNE), None, {"tickets/train.jsonl": file}, tmp_path)
+    inline, *_ = manifest.resolve(written(tmp_path, FINETUNE + CONFIG_MAP), None, {}, tmp_path)
     assert named.id == inline.id
 
 

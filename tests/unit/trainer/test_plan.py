@@ -57,6 +57,28 @@ def test_a_micro_batch_that_does_not_divide_the_batch_is_refused() -> None:
     )
 
 
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(errors.InvalidSpec) as caught:
+        plan.resolve(Training(batch_size=7), CPU, examples=100, longest=100, world_size=2)
+    assert str(caught.value) == (
+        "training.batchSize is 7 and 2 processes train (compute.nodes times compute.gpus): batchSize must be a "
+        "multiple of 2; choose 8, or fewer nodes"
+    )
+
+
+def test_processes_share_the_batch_and_not_the_micro_batch() -> None:
+    resolved = plan.resolve(Training(batch_size=16, micro_batch_size=4), CPU, examples=100, longest=100, world_size=2)
+    assert (resolved.micro_batch_size, resolved.accumulation, resolved.steps_per_epoch) == (4, 2, 7)
+    with pytest.raises(errors.InvalidSpec, match=r"batchSize is 16 \(a share of 8 for each process\)"):
+        plan.resolve(Training(batch_size=16, micro_batch_size=16), CPU, examples=9, longest=9, world_size=2)
+
+
+def test_training_goes_on_with_the_micro_batch_of_its_checkpoint() -> None:
+    """Another GPU may have room for another one, which would sum in another order."""
+    resolved = plan.resolve(Training(batch_size=16), CPU, examples=100, longest=100, saved_micro_batch=2)
+    assert (resolved.micro_batch_size, resolved.accumulation) == (2, 8)
+
+
 OPTIMIZERS = [
     pytest.param("paged_adamw_8bit", CPU, "adamw_torch", "derived", id="8-bit optimizers become adamw on CPUs"),
     pytest.param("adamw", CPU, "adamw_torch", "spec", id="adamw stays on CPUs"),

@@ -51,7 +51,7 @@ class Loaded:
 
 def device() -> torch.device:
     """The GPU, or else the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def compute_dtype(recipe: run.Run, where: torch.device) -> torch.dtype:

@@ -70,11 +70,22 @@ def restore(model: Any, weights: dict[str, torch.Tensor]) -> None:
         parameter.data = weights[name].to(parameter.device, copy=True)
 
 
-def export(model: peft.PeftModel, tokenizer: Any, base_name: str, folder: Path) -> None:
-    """Writes adapter, tokenizer and chat template into the folder; the same weights give the same bytes."""
+def save(model: peft.PeftModel, folder: Path) -> None:
+    """Writes the adapter alone into the folder, as PEFT reads it."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(str(folder), safe_serialization=True)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def load(model: peft.PeftModel, folder: Path) -> None:
+    """Puts the weights of a saved adapter into the model's own."""
+    weights = safetensors.torch.load_file(folder / WEIGHTS)
+    peft.set_peft_model_state_dict(model, weights)
+
+
+def export(model: peft.PeftModel, tokenizer: Any, base_name: str, folder: Path) -> None:
+    """Writes adapter, tokenizer and chat template into the folder; the same weights give the same bytes."""
+    save(model, folder)
     _rewrite_config(folder / CONFIG, base_name)
     tokenizer.save_pretrained(str(folder))
     _forget_this_machine(folder / "tokenizer_config.json")

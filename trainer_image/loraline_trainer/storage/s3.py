@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3
+import boto3.s3.transfer
 import botocore.config
 import botocore.exceptions
 
@@ -75,9 +76,18 @@ PASSING = frozenset(
 MOST_KEYS = 1000
 """Keys of one DeleteObjects request (S3's REST API)."""
 
+ONE_PART_AT_A_TIME = boto3.s3.transfer.TransferConfig(
+    multipart_threshold=64 << 20, multipart_chunksize=64 << 20, use_threads=False
+)
+"""Uploads beside training: they need not be fast, and 64 MiB parts carry 640 GB."""
+
 
 class ObjectMissing(Exception):
     """There is no object of that key; callers know what that means."""
+
+
+class ObjectDamaged(errors.StorageUnavailable):
+    """The service sent other bytes than the checksum that it keeps of the object: its disk lost some."""
 
 
 class ObjectTaken(Exception):
@@ -190,6 +200,16 @@ class Bucket:
 
         self._call(key, put)
 
+    def write(self, key: str, file: Path) -> None:
+        """Writes an object, in parts when it is large; one of that key is replaced. The service checks each sha256."""
+
+        def put() -> None:
+            self.client.upload_file(
+                str(file), self.name, key, ExtraArgs={"ChecksumAlgorithm": "SHA256"}, Config=ONE_PART_AT_A_TIME
+            )
+
+        self._call(key, put)
+
     def remove(self, keys: Sequence[str]) -> None:
         """Removes objects; those that are not there are no matter."""
         for begin in range(0, len(keys), MOST_KEYS):
@@ -243,6 +263,13 @@ class Bucket:
             ) from error
         except botocore.exceptions.ParamValidationError as error:
             raise errors.InvalidSpec(f"{name} names {where}, which S3 cannot read: {first_line(error)}") from error
+        except botocore.exceptions.FlexibleChecksumError as error:
+            raise ObjectDamaged(f"{where} has other bytes than its checksum at {server} says; write it anew") from error
+        except boto3.exceptions.S3UploadFailedError as error:
+            cause = error.__cause__ or error.__context__
+            if isinstance(cause, botocore.exceptions.ClientError):
+                raise self._classified(cause, where) from error
+            raise Passing(f"{server} did not take {where}: {first_line(error)}") from error
         except (botocore.exceptions.BotoCoreError, ConnectionError, TimeoutError) as error:
             raise Passing(f"{server} did not answer for {where}: {first_line(error)}") from error
 

@@ -1,12 +1,13 @@
-"""Where adapters are published: an S3 prefix, or a folder of this machine.
+"""Where adapters are published and training is saved: an S3 prefix, or a folder of this machine.
 
-Both write a file once: a second writer is told that it is there.
+Both `create` a file once: a second writer is told that it is there. What must not last is written by `put`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,18 @@ class Store(Protocol):
 
     def check_writable(self, path: str) -> None:
         """Raises what `create` would raise for want of rights."""
+        ...
+
+    def put(self, path: str, file: Path) -> None:
+        """Writes a file of any size, complete or not at all; one that is there is replaced."""
+        ...
+
+    def fetch(self, path: str, target: Path) -> bool:
+        """Copies a file to this machine; False when there is none.
+
+        Raises:
+            ObjectDamaged: the store knows that it lost some of its bytes.
+        """
         ...
 
     def paths(self, below: str) -> list[str]:
@@ -79,6 +92,16 @@ class S3Store:
     def check_writable(self, path: str) -> None:
         self._bucket.check_writable(self._prefix + path)
 
+    def put(self, path: str, file: Path) -> None:
+        self._bucket.write(self._prefix + path, file)
+
+    def fetch(self, path: str, target: Path) -> bool:
+        try:
+            self._bucket.download(self._prefix + path, target)
+        except s3.ObjectMissing:
+            return False
+        return True
+
     def paths(self, below: str) -> list[str]:
         keys = self._bucket.keys(f"{self._prefix}{below}/")
         return sorted(key.removeprefix(self._prefix) for key in keys)
@@ -118,6 +141,21 @@ class FolderStore:
 
     def check_writable(self, path: str) -> None:
         self._make_folder((self.folder / path).parent)
+
+    def put(self, path: str, file: Path) -> None:
+        target = self.folder / path
+        self._make_folder(target.parent)
+        part = target.with_name(target.name + ".part")
+        shutil.copyfile(file, part)
+        part.replace(target)
+
+    def fetch(self, path: str, target: Path) -> bool:
+        source = self.folder / path
+        if not source.is_file():
+            return False
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        return True
 
     def paths(self, below: str) -> list[str]:
         files = (path for path in (self.folder / below).rglob("*") if path.is_file())

@@ -50,8 +50,13 @@ def padded(items: Sequence[Item], pad_id: int) -> Batch:
 
 
 def collator(*, packing: bool, pad_id: int) -> Callable[[Sequence[Item]], Batch]:
-    """What makes a batch of rows."""
-    return packed if packing else lambda items: padded(items, pad_id)
+    """What makes a batch of rows; of none it makes a batch in which nothing counts."""
+    nothing = {"input_ids": [pad_id, pad_id], "labels": [IGNORED, IGNORED]}
+
+    def collate(items: Sequence[Item]) -> Batch:
+        return packed(items or [nothing]) if packing else padded(items or [nothing], pad_id)
+
+    return collate
 
 
 def bounded(rows: Sequence[TokenRow], max_tokens: int) -> Iterator[list[TokenRow]]:

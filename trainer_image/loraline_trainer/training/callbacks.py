@@ -12,6 +12,7 @@ import transformers
 
 from loraline_api.finetune import EarlyStopping
 from loraline_trainer import errors, numbers
+from loraline_trainer.checkpoints.state import Stopping
 from loraline_trainer.model import lora
 from loraline_trainer.progress import Tracker
 
@@ -24,12 +25,22 @@ LOGGED_STEPS = 10
 class Watch(transformers.TrainerCallback):
     """Reports every step to the tracker, and stops the run when loss or gradient are no longer finite."""
 
-    def __init__(self, tracker: Tracker, total_steps: int, learning_rate: float) -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        total_steps: int,
+        learning_rate: float,
+        *,
+        steps_per_epoch: int = 1,
+        tokens: int = 0,
+        last_loss: float | None = None,
+    ) -> None:
         self._tracker = tracker
         self._total_steps = total_steps
         self._learning_rate = learning_rate
-        self.last_loss: float | None = None
-        self.tokens = 0
+        self._steps_per_epoch = steps_per_epoch
+        self.last_loss = last_loss
+        self.tokens = tokens
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Takes in the numbers of a step; the trainer logs each one."""
@@ -46,7 +57,7 @@ class Watch(transformers.TrainerCallback):
         self._tracker.step(
             step=state.global_step,
             total_steps=self._total_steps,
-            epoch=float(state.epoch or 0),
+            epoch=state.global_step / self._steps_per_epoch,  # the trainer knows one epoch only, see `order`
             loss=loss,
             learning_rate=float(logs["learning_rate"]),
             tokens=self.tokens,
@@ -70,8 +81,18 @@ class Stopper(transformers.TrainerCallback):
         self._rules = rules
         self._score = score
         self._best = math.inf
-        self._best_weights: dict[str, torch.Tensor] = {}
         self._worse = 0
+        self.best_weights: dict[str, torch.Tensor] = {}
+
+    def standing(self) -> Stopping:
+        """Where it stands, for a checkpoint; `best_weights` belong to it."""
+        return Stopping(best=self._best if math.isfinite(self._best) else None, worse=self._worse)
+
+    def go_on_from(self, standing: Stopping, best_weights: dict[str, torch.Tensor]) -> None:
+        """Takes up where a checkpoint stands."""
+        self._best = standing.best if standing.best is not None else math.inf
+        self._worse = standing.worse
+        self.best_weights = best_weights
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Scores when it is time."""
@@ -81,7 +102,7 @@ class Stopper(transformers.TrainerCallback):
         log.info("step %d: held-out loss %s (best %s)", state.global_step, numbers.text(loss), numbers.text(self._best))
         if loss < self._best - self._rules.min_delta:
             self._best, self._worse = loss, 0
-            self._best_weights = lora.copied(self._model)
+            self.best_weights = lora.copied(self._model)
             return
         self._worse += 1
         if self._worse >= self._rules.patience:
@@ -90,5 +111,5 @@ class Stopper(transformers.TrainerCallback):
 
     def restore_best(self) -> None:
         """Puts the weights of the lowest held-out loss back, unless the last ones are better."""
-        if self._best_weights and self._score() > self._best:
-            lora.restore(self._model, self._best_weights)
+        if self.best_weights and self._score() > self._best:
+            lora.restore(self._model, self.best_weights)

@@ -67,6 +67,7 @@ class Plan:
         micro_batch_size: sequences of a forward pass; a divisor of batch_size.
         optimizer: name as transformers' TrainingArguments.optim has it.
         checkpointing: whether activations are computed again in the backward pass.
+        world_size: processes that share the batch.
         settings: all hyperparameters with their sources, for people.
     """
 
@@ -78,24 +79,43 @@ class Plan:
     optimizer: str
     checkpointing: bool
     settings: tuple[Setting, ...]
+    world_size: int = 1
 
     @property
     def accumulation(self) -> int:
-        """Forward passes of an optimizer step."""
-        return self.batch_size // self.micro_batch_size
+        """Forward passes of a process in an optimizer step."""
+        return self.batch_size // (self.micro_batch_size * self.world_size)
 
 
-def resolve(training: Training, machine: Machine, *, examples: int, longest: int) -> Plan:
+def resolve(
+    training: Training,
+    machine: Machine,
+    *,
+    examples: int,
+    longest: int,
+    world_size: int = 1,
+    saved_micro_batch: int | None = None,
+    micro_batch: int | None = None,
+) -> Plan:
     """The plan of a run.
 
     Args:
         examples: training examples.
         longest: tokens of the longest one.
+        world_size: processes that share the batch.
+        saved_micro_batch: micro-batch of the checkpoint that training goes on from: another one would sum otherwise.
+        micro_batch: what the engine's memory plan chose; the engine computes activations again as it sees fit.
 
     Raises:
-        InvalidSpec: microBatchSize does not fit batchSize.
+        InvalidSpec: batchSize cannot be shared, or microBatchSize does not fit it.
     """
-    micro, checkpointing, note = _micro_batch(training, machine, longest)
+    share = share_of(training, world_size)
+    if micro_batch is None:
+        micro, checkpointing, note = _micro_batch(training, machine, longest, share)
+    else:
+        micro, checkpointing, note = micro_batch, False, "by the memory plan"
+    if saved_micro_batch is not None and saved_micro_batch != micro:
+        micro, note = saved_micro_batch, "as the checkpoint has it"
     steps_per_epoch = math.ceil(examples / training.batch_size)
     total = training.max_steps or math.ceil(training.epochs * steps_per_epoch)
     warmup = math.floor(training.warmup_ratio * total)  # a step of warm-up begins at a learning rate of 0
@@ -108,11 +128,32 @@ def resolve(training: Training, machine: Machine, *, examples: int, longest: int
         Setting("totalSteps", total, "derived", f"{examples} examples, {steps_per_epoch} steps an epoch"),
         Setting("warmupSteps", warmup, "derived", f"warmupRatio {training.warmup_ratio:g}"),
         Setting("activationCheckpointing", checkpointing, "derived"),
+        Setting("processes", world_size, "derived", f"{share} sequences of each step in each"),
     )
     plain = tuple(_plain(training))
     return Plan(
-        training.batch_size, micro, steps_per_epoch, total, warmup, optimizer, checkpointing, (*plain, *derived)
+        training.batch_size,
+        micro,
+        steps_per_epoch,
+        total,
+        warmup,
+        optimizer,
+        checkpointing,
+        (*plain, *derived),
+        world_size,
     )
+
+
+def share_of(training: Training, world_size: int) -> int:
+    """Sequences of an optimizer step in each process."""
+    over = training.batch_size % world_size
+    if over:
+        raise errors.InvalidSpec(
+            f"training.batchSize is {training.batch_size} and {world_size} processes train (compute.nodes times "
+            f"compute.gpus): batchSize must be a multiple of {world_size}; choose "
+            f"{training.batch_size + world_size - over}, or fewer nodes"
+        )
+    return training.batch_size // world_size
 
 
 def _plain(training: Training) -> Iterator[Setting]:
@@ -142,30 +183,48 @@ def _optimizer(training: Training, machine: Machine) -> tuple[str, str]:
     return names[training.optimizer], ""
 
 
-def _micro_batch(training: Training, machine: Machine, longest: int) -> tuple[int, bool, str]:
-    """Sequences of a forward pass, whether to checkpoint activations, and why."""
+def _micro_batch(training: Training, machine: Machine, longest: int, share: int) -> tuple[int, bool, str]:
+    """Sequences of a forward pass, whether to checkpoint activations, and why.
+
+    Args:
+        share: sequences of an optimizer step in each process.
+    """
     per_sequence = longest * machine.layers * machine.hidden * ACTIVATION_BYTES
     budget = int(machine.free_bytes * ACTIVATION_SHARE) if machine.free_bytes is not None else 0
     if training.micro_batch_size is not None:
+        check_micro_batch(training, share)
         micro = training.micro_batch_size
-        if training.batch_size % micro:
-            raise errors.InvalidSpec(
-                f"training.microBatchSize is {micro} and training.batchSize is {training.batch_size}: batchSize must "
-                f"be a multiple of microBatchSize; choose a divisor of {training.batch_size}"
-            )
         return micro, machine.has_gpu and micro * per_sequence > budget, ""
     if not machine.has_gpu:
-        micro = _largest_divisor(training.batch_size, CPU_BATCH_TOKENS // longest)
+        micro = _largest_divisor(share, CPU_BATCH_TOKENS // longest)
         return micro, False, f"at most {CPU_BATCH_TOKENS} tokens in a forward pass, longest example {longest}"
     by_tokens = GPU_BATCH_TOKENS // longest
-    micro = _largest_divisor(training.batch_size, min(by_tokens, budget // per_sequence))
+    micro = _largest_divisor(share, min(by_tokens, budget // per_sequence))
     if micro * per_sequence <= budget:
         return micro, False, f"{budget / 2**30:.1f} GiB for activations, longest example {longest}"
     return (
-        _largest_divisor(training.batch_size, by_tokens),
+        _largest_divisor(share, by_tokens),
         True,
         f"activations of one sequence exceed {budget / 2**30:.1f} GiB",
     )
+
+
+def check_micro_batch(training: Training, share: int) -> None:
+    """Refuses a micro-batch that does not fit.
+
+    Args:
+        share: sequences of an optimizer step in each process.
+
+    Raises:
+        InvalidSpec: microBatchSize is no divisor of that share.
+    """
+    micro = training.micro_batch_size
+    if micro is not None and share % micro:
+        shared = f" (a share of {share} for each process)" if share != training.batch_size else ""
+        raise errors.InvalidSpec(
+            f"training.microBatchSize is {micro} and training.batchSize is {training.batch_size}{shared}: "
+            f"batchSize must be a multiple of microBatchSize; choose a divisor of {share}"
+        )
 
 
 def _largest_divisor(number: int, limit: int) -> int:

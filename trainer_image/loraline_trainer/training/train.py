@@ -1,32 +1,36 @@
-"""Trains the adapter: TRL's SFTTrainer over rows that are tokens already.
+"""Trains the adapter, from its beginning or from a checkpoint, and puts the best weights back.
 
 The loss is the mean over all counted tokens of an optimizer step, however they are laid out in micro-batches.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
-import torch
 import transformers
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from loraline_api.finetune import Training
+from loraline_trainer.checkpoints import state as states
+from loraline_trainer.checkpoints.finding import Found
+from loraline_trainer.checkpoints.state import TrainingState
 from loraline_trainer.data.preparation import Prepared
 from loraline_trainer.model import lora
 from loraline_trainer.model.loading import Loaded
+from loraline_trainer.parallel.world import ALONE
 from loraline_trainer.progress import Tracker
-from loraline_trainer.training import batches, callbacks
+from loraline_trainer.training import callbacks, saving
+from loraline_trainer.training import trainer as trainers
+from loraline_trainer.training.engine_choice import Drive, passes_of
+from loraline_trainer.training.engine_steps import OnHost, Reporter
 from loraline_trainer.training.plan import Plan
+from loraline_trainer.training.saving import Saver
+from loraline_trainer.training.trainer import EngineTrainer
 
-log = logging.getLogger(__name__)
+NOTHING_DONE = TrainingState(step=0, is_over=False, tokens=0, seconds=0.0, loss=None, micro_batch_size=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,86 +62,55 @@ def train(
     tracker: Tracker,
     work: Path,
     score_held_out: Callable[[], float],
+    saving: saving.Saving | None = None,
+    resumed: Found | None = None,
+    drive: Drive | None = None,
+    observers: Sequence[transformers.TrainerCallback] = (),
 ) -> Trained:
     """Trains the adapter in place.
 
     Args:
         score_held_out: gives the held-out loss of the model as it is, for early stopping.
+        saving: saves training as it goes.
+        resumed: the checkpoint that training goes on from.
+        drive: the engine and its plan; without it PEFT's path trains.
+        observers: are called at every step, as the progress is.
 
     Raises:
         LossNotFinite: the loss or a gradient is NaN or infinite.
+        Interrupted: it was asked to stop; what was done is saved.
     """
-    watch = callbacks.Watch(tracker, plan.total_steps, training.learning_rate)
+    before = resumed.state if resumed is not None else NOTHING_DONE
+    watch = callbacks.Watch(
+        tracker,
+        plan.total_steps,
+        training.learning_rate,
+        steps_per_epoch=plan.steps_per_epoch,
+        tokens=before.tokens,
+        last_loss=before.loss,
+    )
     stopper = None
     if training.early_stopping is not None and prepared.held_out:
         stopper = callbacks.Stopper(model, training.early_stopping, score_held_out)
-    called: list[transformers.TrainerCallback] = [watch] if stopper is None else [watch, stopper]
-    config = arguments(training, plan, loaded, work)
-    trainer = _trainer(model, config, loaded, prepared, packing=training.packing, called=called)
-    tracker.begin_training(plan.total_steps)
+        if before.stopping is not None and resumed is not None:
+            stopper.go_on_from(before.stopping, states.best_weights(resumed.folder))
+    tracker.begin_training(plan.total_steps, step=before.step, tokens=before.tokens, loss=before.loss)
     began = time.monotonic()
-    trainer.train()
-    seconds = time.monotonic() - began
+    steps = before.step
+    if before.is_over and resumed is not None:
+        lora.load(model, resumed.folder)
+    else:
+        world = saving.world if saving is not None else ALONE
+        trainer = trainers.build(model, loaded, prepared, training, plan, work=work, world=world, drive=drive)
+        saver = None if saving is None else Saver(saving, trainer, watch, stopper, before.seconds)
+        called: list[transformers.TrainerCallback | None] = [watch, stopper, *observers, saver]
+        if isinstance(trainer, EngineTrainer) and drive is not None:
+            trainer.passes = passes_of(drive, model, loaded, tracker)
+            on_host = OnHost(drive.engine) if drive.may_move_embeddings(training) else None
+            called = [stopper, *observers, on_host, Reporter(trainer, watch, saver)]
+        steps = trainer.go_on(resumed, called)  # a step is saved after it was judged
     if stopper is not None:
         stopper.restore_best()
     tracker.end_training()
     model.eval()
-    return Trained(trainer.state.global_step, watch.last_loss or 0.0, watch.tokens, seconds)
-
-
-def _trainer(
-    model: Any,
-    config: SFTConfig,
-    loaded: Loaded,
-    prepared: Prepared,
-    *,
-    packing: bool,
-    called: Sequence[transformers.TrainerCallback],
-) -> SFTTrainer:
-    """TRL's trainer over the prepared rows; the adapter keeps its float32 weights."""
-    start = lora.copied(model)
-    trainer = SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=datasets.Dataset.from_list([batches.item(row) for row in prepared.train]),
-        data_collator=batches.collator(packing=packing, pad_id=loaded.pad_id),
-        processing_class=loaded.tokenizer,
-        callbacks=list(called),
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    lora.restore(model, start)  # TRL makes adapters of quantized models bfloat16 (sft_trainer.py: _is_quantized_model)
-    return trainer
-
-
-def arguments(training: Training, plan: Plan, loaded: Loaded, work: Path) -> SFTConfig:
-    """The plan as TRL has it; packing is ours, see `batches`."""
-    scheduler = "constant_with_warmup" if training.scheduler == "constant" else training.scheduler
-    return SFTConfig(
-        output_dir=str(work / "trainer"),
-        max_steps=plan.total_steps,
-        per_device_train_batch_size=plan.micro_batch_size,
-        gradient_accumulation_steps=plan.accumulation,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=scheduler,
-        warmup_steps=plan.warmup_steps,
-        optim=plan.optimizer,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        neftune_noise_alpha=training.neftune_noise_alpha,
-        seed=training.seed,
-        data_seed=training.seed,
-        bf16=loaded.dtype is torch.bfloat16,
-        fp16=loaded.dtype is torch.float16,
-        use_cpu=loaded.device.type == "cpu",
-        activation_checkpointing=plan.checkpointing,
-        max_length=None,
-        packing=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        dataloader_pin_memory=loaded.device.type == "cuda",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
+    return Trained(steps, watch.last_loss or 0.0, watch.tokens, before.seconds + time.monotonic() - began)

@@ -1,0 +1,1 @@
+"""Triton kernels of the engine; imported only where they can run."""

@@ -16,8 +16,8 @@ import pytest
 
 from loraline_api import outcome, pods
 from loraline_api.outcome import ExitCode, Outcome
-from trainer.builders import SMALL, Pod, free_port
-from trainer.interrupting import interrupted, steps, uninterrupted
+from trainer.builders import SMALL, Pod, free_port, recipe
+from trainer.interrupting import interrupted, output, steps, uninterrupted
 
 ROOT = Path(__file__).resolve().parents[2]
 EXACT: dict[str, Any] = {
@@ -129,19 +129,20 @@ def test_sigterm_saves_once_and_a_new_attempt_of_two_processes_ends_in_the_same_
     assert told.checkpoint is not None
     assert told.checkpoint.resumed_step == saved
     other = Pod(pod.root.with_name("whole"), pod.base, pod.s3)
-    with Pods(interrupted(other, lines, **changes), nodes=1, each=2) as whole:
+    elsewhere = recipe(pod.s3.endpoint, output=output(pod, f"{pod.root.parent.name}-whole"), **changes)
+    with Pods(other.holding(elsewhere, lines), nodes=1, each=2) as whole:
         _, reference = whole.ended()
+    assert not reference.reused
     assert told.version == reference.version
 
 
 def test_an_end_of_one_process_is_the_end_of_all_with_its_exit_code(pod: Pod, lines: str) -> None:
     """The model is missing in the second pod alone."""
-    with Pods(interrupted(pod, lines), nodes=2, each=1) as together:
-        pass
+    together = Pods(interrupted(pod, lines), nodes=2, each=1)
     lame = together.pod(1).at(pods.PVC_DIR)
     lame.unlink()
     (lame / "models").mkdir(parents=True)
-    with Pods(pod, nodes=2, each=1) as together:
+    with together:
         codes, told = together.ended()
     assert codes == [ExitCode.BASE_MODEL_NOT_FOUND] * 2
     assert "the claim models has no folder tiny" in told.message

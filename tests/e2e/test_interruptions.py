@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from demo import asking, example, story
-=======
 import contextlib
 import os
 import signal
@@ -12,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from demo import asking, example, store, story
->>>>>>> gpu
+from demo import asking, example, story
 from demo.kubectl import Object, condition, is_true, wait_for
 from e2e import stage as builders
 from e2e.stage import Stage

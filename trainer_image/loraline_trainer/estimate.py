@@ -15,6 +15,7 @@ from rich.table import Table
 
 from loraline_api import model_shape, run
 from loraline_api import policy as api_policy
+from loraline_api.finetune import LoraFineTuneSpec
 from loraline_api.gpus import Gpu
 from loraline_api.memory import GIB, Activations
 from loraline_api.outcome import ExitCode
@@ -31,7 +32,7 @@ HOUR_S = 3600
 def show(options: local.Options, policy_file: Path | None, console: Console) -> int:
     """Prints the estimate of the manifest's fine-tune; returns the exit code."""
 
-    def work(recipe: run.Run, places: Places) -> int:
+    def work(recipe: run.Run, places: Places, _: LoraFineTuneSpec) -> int:
         policy = _policy(policy_file)
         base = base_model.fetch(recipe, places, weights=False)
         sizing = Sizing(recipe, shape_of(base))

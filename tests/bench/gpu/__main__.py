@@ -206,7 +206,9 @@ def _expected_s(row: Row, models: Path) -> int:
 def _told(log: str) -> str:
     """What our planner said, from the log of a row that went well."""
     return "\n".join(
-        line.rpartition("INFO ")[2] for line in log.splitlines() if "memory plan" in line or "INFO engine" in line
+        line.rpartition("INFO ")[2]
+        for line in log.splitlines()
+        if any(mark in line for mark in ("memory plan", "INFO engine", "bench:", "stage "))
     )
 
 

@@ -6,6 +6,7 @@ the measurement begins and one at its end.
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import time
@@ -31,6 +32,27 @@ class Clock:
     tokens: list[Any] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     first_step_s: float | None = None
+    laps: dict[str, list[tuple[Any, float]]] = field(default_factory=dict)
+
+    def lap(self, name: str) -> None:
+        """Marks a point within a step, on the GPU's queue and on the host's clock."""
+        mark = torch.cuda.Event(enable_timing=True) if torch.cuda.is_available() else time.perf_counter()
+        if torch.cuda.is_available():
+            mark.record()
+        self.laps.setdefault(name, []).append((mark, time.perf_counter()))
+
+    def parts_ms(self) -> dict[str, list[float]]:
+        """Milliseconds from each point to the next, on the GPU and on the host: medians of the measured steps."""
+        _synchronize()
+        names = list(self.laps)
+        found = {}
+        for first, second in itertools.pairwise(names):
+            pairs = list(zip(self.laps[first], self.laps[second], strict=False))[self.warmup :]
+            gpu = [1000 * _between(before[0], after[0]) for before, after in pairs]
+            host = [1000 * (after[1] - before[1]) for before, after in pairs]
+            if pairs:
+                found[f"{first} to {second}"] = [round(statistics.median(gpu), 1), round(statistics.median(host), 1)]
+        return found
 
     def begin(self) -> None:
         """The first step begins."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,21 @@ class Marks(transformers.TrainerCallback):
         """The first step begins."""
         self._clock.begin()
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The rows of a step are there."""
+        self._clock.lap("rows")
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The gradients are there, clipped."""
+        self._clock.lap("gradients")
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The optimizer has stepped."""
+        self._clock.lap("optimizer")
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A step was queued to its end."""
+        self._clock.lap("end")
         self._clock.end_step()
 
 
@@ -83,7 +97,9 @@ def run(row: Row, model_folder: Path) -> dict[str, Any]:
     clock.losses = [recorder.losses[step] for step in steps]
     clock.tokens = [after - before for before, after in itertools.pairwise(totals)]
     told = recorder.now
-    return clock.result() | {"engine": told.engine, "memory_plan": told.memory_plan}
+    parts = clock.parts_ms()
+    logging.info("bench: ms on the GPU and on the host: %s", parts)
+    return clock.result() | {"engine": told.engine, "memory_plan": told.memory_plan, "parts_ms": parts}
 
 
 def recipe_of(row: Row) -> runs.Run:

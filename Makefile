@@ -11,7 +11,7 @@ CONTEXT ?=
 REGISTRY ?=
 DEV = dev=$$(tests/tools/setup.sh dev | tail -1)
 
-.PHONY: help demo demo-down test check fmt generate lock
+.PHONY: help demo demo-down test check bench-gpu fmt generate lock
 
 help: ## List these verbs.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ check: ## Run what needs neither root nor a cluster: style, types, layers, unit 
 	tests/tools/setup.sh argocd >/dev/null; export PATH="$$dev/bin:$$PATH"; \
 	ruff check .; ruff format --check .; mypy $(PYTHON_CODE); lint-imports; \
 	python -m pytest tests/unit tests/argocd tests/trainer tests/switchboard
+
+bench-gpu: ## Time training beside TRL, Liger and Unsloth (one GPU, no network; ROWS=..., see docs/benchmarks.md).
+	@"$(or $(PYTHON),python3)" -m bench.gpu $(if $(ROWS),--rows "$(ROWS)") $(BENCH)
 
 fmt: ## Format the code.
 	@$(DEV); "$$dev/bin/ruff" check --fix .; "$$dev/bin/ruff" format .

@@ -43,6 +43,14 @@ class Metric(StrEnum):
     EXACT_MATCH = "exactMatch"
 
 
+class MemoryProfile(StrEnum):
+    """How training spends the memory of its GPU."""
+
+    AUTO = "auto"
+    FAST = "fast"
+    LEAN = "lean"
+
+
 class DatasetSource(storage.S3Access):
     """One file of examples, or a dataset of the Hugging Face Hub."""
 
@@ -234,6 +242,12 @@ class LoraFineTuneSpec(ApiModel):
     quantization: Quantization = Field(default=Quantization(), description="How the base model is held.")
     training: Training = Field(default=Training(), description="Hyperparameters.")
     evaluation: Evaluation = Field(default=Evaluation(), description="Measurements and gates.")
+    memory_profile: MemoryProfile = Field(
+        default=MemoryProfile.AUTO,
+        description="How training spends GPU memory: auto plans the fastest step that fits the card; fast computes no "
+        "activation again and takes the micro-batch that allows it; lean takes the least memory and is slower. The "
+        "adapter is the same but for rounding, so changing this starts no new run.",
+    )
     compute: Compute = Field(default=Compute(), description="Where and on what the training pod runs.")
     output: Output = Field(description="Where the adapter is published.")
     suspend: bool = Field(default=False, description="Stop the run and hold it until false again.")

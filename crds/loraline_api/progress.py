@@ -12,6 +12,9 @@ from loraline_api.model import StatusModel
 PROGRESS_PORT = 9400
 """Port of /progress (JSON), /metrics (Prometheus) and /healthz in the training pod."""
 
+MAX_TOLD_CHARS = 300
+"""Longest sentence of a progress field."""
+
 
 class Stage(StrEnum):
     """The stages of an attempt, in order."""
@@ -39,4 +42,10 @@ class Progress(StatusModel):
     learning_rate: str | None = Field(default=None, max_length=32, description="Learning rate of the last step.")
     tokens_per_second: int | None = Field(default=None, ge=0, description="Tokens per second of the last steps.")
     eta_seconds: int | None = Field(default=None, ge=0, description="Seconds until training ends, estimated.")
+    engine: str | None = Field(
+        default=None, max_length=MAX_TOLD_CHARS, description="on, or off and why PEFT's own path trains."
+    )
+    memory_plan: str | None = Field(
+        default=None, max_length=MAX_TOLD_CHARS, description="What layers keep, and how many sequences go at a time."
+    )
     updated_at: datetime | None = Field(default=None, description="When the trainer last changed this.")

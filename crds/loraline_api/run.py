@@ -13,7 +13,16 @@ from typing import Any
 
 from pydantic import Field
 
-from loraline_api.finetune import Adapter, Dataset, Evaluation, LoraFineTuneSpec, Output, Quantization, Training
+from loraline_api.finetune import (
+    Adapter,
+    Dataset,
+    Evaluation,
+    LoraFineTuneSpec,
+    MemoryProfile,
+    Output,
+    Quantization,
+    Training,
+)
 from loraline_api.model import StatusModel
 from loraline_api.storage import BaseModelSource
 
@@ -86,7 +95,7 @@ def resolve(
 
 
 def settings_hash(spec: LoraFineTuneSpec) -> str:
-    """Hash of what changes an attempt but not the run: compute, retries, deadline and Secrets.
+    """Hash of what changes an attempt but not the run: compute, memory profile, retries, deadline and Secrets.
 
     A failed run is tried again when this changes; a succeeded one is left alone.
     """
@@ -94,14 +103,15 @@ def settings_hash(spec: LoraFineTuneSpec) -> str:
         part.secret_ref.name if part is not None and part.secret_ref else None
         for part in (spec.base_model, spec.dataset.train, spec.dataset.eval, spec.output)
     ]
-    return short_hash(
-        {
-            "compute": spec.compute.dump(),
-            "retries": spec.retries,
-            "activeDeadlineSeconds": spec.active_deadline_seconds,
-            "secrets": secrets,
-        }
-    )
+    settings: dict[str, Any] = {
+        "compute": spec.compute.dump(),
+        "retries": spec.retries,
+        "activeDeadlineSeconds": spec.active_deadline_seconds,
+        "secrets": secrets,
+    }
+    if spec.memory_profile is not MemoryProfile.AUTO:  # the hash of a fine-tune that is older than this field stays
+        settings["memoryProfile"] = spec.memory_profile.value
+    return short_hash(settings)
 
 
 def short_hash(value: Any) -> str:

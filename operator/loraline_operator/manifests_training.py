@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loraline_api import API_VERSION, pods
-from loraline_api.finetune import LoraFineTuneSpec
+from loraline_api.finetune import LoraFineTuneSpec, MemoryProfile
 from loraline_api.outcome import PERMANENT_EXIT_CODES
 from loraline_api.progress import PROGRESS_PORT
 from loraline_api.run import DATA_KEYS, RUN_KEY, Run
@@ -112,7 +112,7 @@ def _container(spec: LoraFineTuneSpec, mounts: list[Manifest], settings: Setting
         "name": CONTAINER,
         "image": settings.trainer_image,
         "imagePullPolicy": settings.image_pull_policy,
-        "args": ["job", "--gpus", str(spec.compute.gpus)],
+        "args": _arguments(spec),
         "env": [{"name": name, "value": value} for name, value in (home | dict(settings.trainer_env)).items()],
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}],
         "resources": manifests_pod.resources(spec.compute),
@@ -120,6 +120,14 @@ def _container(spec: LoraFineTuneSpec, mounts: list[Manifest], settings: Setting
         "securityContext": manifests_pod.CONTAINER_SECURITY,
         "volumeMounts": mounts,
     }
+
+
+def _arguments(spec: LoraFineTuneSpec) -> list[str]:
+    """What the trainer is told beside the run: settings, which are no inputs."""
+    options: dict[str, object] = {"gpus": spec.compute.gpus}
+    if spec.memory_profile is not MemoryProfile.AUTO:
+        options["memory-profile"] = spec.memory_profile.value
+    return ["job", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
 
 
 def _volumes(meta: Meta, spec: LoraFineTuneSpec, run_id: str) -> tuple[list[Manifest], list[Manifest]]:

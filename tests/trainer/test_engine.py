@@ -32,8 +32,10 @@ def engine_of(model: Any) -> Engine:
 
 def engine_run(engine: Engine, ids: list[list[int]], labels: list[list[int]]) -> torch.Tensor:
     """The summed loss of documents end to end."""
-    items = [{"input_ids": tokens, "labels": wanted} for tokens, wanted in zip(ids, labels, strict=True)]
-    return batches.loss(engine, batches.collate(items))
+    flat = torch.tensor([token for document in ids for token in document])
+    predict_at, targets = batches.counted([label for document in labels for label in document])
+    where = layout.of_lengths([len(document) for document in ids], CPU)
+    return engine.loss(flat, where, torch.tensor(predict_at), torch.tensor(targets))
 
 
 def peft_run(model: Any, ids: list[list[int]], labels: list[list[int]]) -> torch.Tensor:

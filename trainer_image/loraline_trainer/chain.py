@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from loraline_api import run
+from loraline_api.finetune import MemoryProfile
 from loraline_api.outcome import ExitCode, Outcome
 from loraline_api.progress import Stage
 from loraline_trainer import errors, memory, numbers, publishing
@@ -30,7 +32,8 @@ from loraline_trainer.places import Places
 from loraline_trainer.progress import Tracker
 from loraline_trainer.storage import base_model, dataset, s3, stores
 from loraline_trainer.storage.base_model import BaseModel
-from loraline_trainer.training import plan, train
+from loraline_trainer.training import engine_choice, plan, train
+from loraline_trainer.training.engine_choice import Drive
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +51,13 @@ class Report:
     peak_bytes: int
 
 
-def attempt(recipe: run.Run, places: Places, tracker: Tracker) -> Report:
+def attempt(
+    recipe: run.Run, places: Places, tracker: Tracker, *, profile: MemoryProfile = MemoryProfile.AUTO
+) -> Report:
     """Publishes the adapter of a run, or finds the one that was published before.
+
+    Args:
+        profile: how training spends GPU memory.
 
     Raises:
         TrainerError: it ends without an adapter; the error says why.
@@ -63,7 +71,7 @@ def attempt(recipe: run.Run, places: Places, tracker: Tracker) -> Report:
     publishing.check_writable(store, recipe.id)
     places.work.mkdir(parents=True, exist_ok=True)
     with _explained_out_of_memory(recipe, tracker):
-        return _train_and_publish(recipe, places, tracker, store)
+        return _train_and_publish(recipe, places, tracker, store, profile)
 
 
 def store_of(recipe: run.Run, places: Places) -> stores.Store:
@@ -99,7 +107,9 @@ def prepare(
     return base, renderer, prepared
 
 
-def _train_and_publish(recipe: run.Run, places: Places, tracker: Tracker, store: stores.Store) -> Report:
+def _train_and_publish(
+    recipe: run.Run, places: Places, tracker: Tracker, store: stores.Store, profile: MemoryProfile
+) -> Report:
     base, renderer, prepared = prepare(recipe, places, tracker, weights=True)
     gates.check_measurable(recipe.evaluation.gates, bool(prepared.held_out))
 
@@ -112,7 +122,7 @@ def _train_and_publish(recipe: run.Run, places: Places, tracker: Tracker, store:
 
     tracker.enter(Stage.TRAINING)
     model = lora.attach(recipe, loaded)
-    trained = _train(recipe, model, loaded, prepared, work=places.work, tracker=tracker)
+    trained = fit(recipe, model, loaded, prepared, work=places.work, tracker=tracker, profile=profile)
 
     tracker.enter(Stage.EVALUATING)
     after = evaluate.evaluate(model, loaded, prepared, renderer, recipe.evaluation)
@@ -139,12 +149,35 @@ def _train_and_publish(recipe: run.Run, places: Places, tracker: Tracker, store:
     return Report(outcome, trained, memory.peak_bytes())
 
 
-def _train(
-    recipe: run.Run, model: Any, loaded: Loaded, prepared: Prepared, *, work: Path, tracker: Tracker
+def fit(
+    recipe: run.Run,
+    model: Any,
+    loaded: Loaded,
+    prepared: Prepared,
+    *,
+    work: Path,
+    tracker: Tracker,
+    profile: MemoryProfile = MemoryProfile.AUTO,
+    engine_wanted: bool | None = None,
+    observers: Sequence[transformers.TrainerCallback] = (),
 ) -> train.Trained:
+    """Trains a model that has its adapter: plans the steps, says what was planned, and takes them.
+
+    Args:
+        profile: how the engine's planner spends GPU memory.
+        engine_wanted: None wants the engine on a GPU.
+        observers: are called at every step, as the progress is.
+    """
     shape = loaded.model.config.get_text_config()
     machine = memory.machine(shape.num_hidden_layers, shape.hidden_size)
-    resolved = plan.resolve(recipe.training, machine, examples=len(prepared.train), longest=prepared.longest)
+    drive = _drive(recipe, model, loaded, prepared, profile=profile, wanted=engine_wanted, tracker=tracker)
+    resolved = plan.resolve(
+        recipe.training,
+        machine,
+        examples=len(prepared.train),
+        longest=prepared.longest,
+        micro_batch=drive.memory.micro_batch if drive is not None else None,
+    )
     for setting in resolved.settings:
         note = f" ({setting.note})" if setting.note else ""
         log.info("hyperparameter %s = %s [%s]%s", setting.name, setting.value, setting.source, note)
@@ -157,6 +190,31 @@ def _train(
         tracker=tracker,
         work=work,
         score_held_out=lambda: scoring.loss(model, loaded, prepared.held_out),
+        drive=drive,
+        observers=observers,
+    )
+
+
+def _drive(
+    recipe: run.Run,
+    model: Any,
+    loaded: Loaded,
+    prepared: Prepared,
+    *,
+    profile: MemoryProfile,
+    wanted: bool | None,
+    tracker: Tracker,
+) -> Drive | None:
+    """The engine with its plan, or None; says which."""
+    choice = engine_choice.choose(model, loaded, wanted=wanted)
+    text = "on" if choice.engine is not None else f"off: {choice.reason}"
+    log.info("engine %s", text)
+    tracker.tell_engine(text)
+    if choice.engine is None:
+        return None
+    lengths = [len(row.ids) for row in prepared.train]
+    return engine_choice.drive(
+        choice.engine, model, recipe.training, lengths, profile=profile, batch_size=recipe.training.batch_size
     )
 
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from loraline_api.finetune import MemoryProfile
 from loraline_trainer import __version__
 
 NOISY_LIBRARIES = (
@@ -29,12 +30,14 @@ NOISY_LIBRARIES = (
 )
 
 
-def _before_torch() -> None:
+def before_torch() -> None:
     """Settings that libraries read when they are imported."""
     # Threads that wait for each other spin by default. On 2 cores that others use too, a training step of SmolLM2 took
     # 25 s that takes 5 s when they sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Batches differ in length: with segments of fixed size the holes between blocks add up to gigabytes.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers to TRL, nothing a user could mend
@@ -43,13 +46,13 @@ def _before_torch() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code (`loraline_api.outcome.ExitCode`)."""
     options = parser().parse_args(arguments)
-    _before_torch()
+    before_torch()
     quiet = options.command != "job" and not options.verbose
     _log_to_stderr(logging.WARNING if quiet else logging.INFO)
     if options.command == "job":
         from loraline_trainer import job
 
-        return job.main(options.gpus)
+        return job.main(options.gpus, profile=MemoryProfile(options.memory_profile))
     from rich.console import Console
 
     from loraline_trainer import local
@@ -73,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     job = commands.add_parser("job", help="one attempt in a training pod: reads the mounted run.json")
     job.add_argument("--gpus", type=int, default=0, help="GPUs that the pod was given; seeing fewer is an error")
+    job.add_argument(
+        "--memory-profile",
+        choices=[profile.value for profile in MemoryProfile],
+        default=MemoryProfile.AUTO.value,
+        help="how training spends GPU memory: the recipe's memoryProfile",
+    )
     run = commands.add_parser("run", help="run a LoraFineTune manifest on this machine")
     check = commands.add_parser("check", help="check a manifest's data and show its loss mask")
     for command in (run, check):

@@ -42,8 +42,9 @@ def train(options: Options, console: Console) -> int:
 
     def work(recipe: run.Run, places: Places) -> int:
         tracker = Tracker()
+        profile = manifest.memory_profile(options.file, options.name)
         with report.progress_bar(tracker, console), ending.interruptible():
-            outcome, done = ending.of(recipe, tracker, lambda: chain.attempt(recipe, places, tracker))
+            outcome, done = ending.of(recipe, tracker, lambda: chain.attempt(recipe, places, tracker, profile=profile))
         if done is None:
             console.print(
                 f"[bold red]{ExitCode(outcome.exit_code).reason.value}[/bold red]: {outcome.message}",

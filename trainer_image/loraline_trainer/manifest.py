@@ -15,7 +15,7 @@ import pydantic
 import yaml
 
 from loraline_api import API_VERSION, run, storage
-from loraline_api.finetune import LoraFineTuneSpec
+from loraline_api.finetune import LoraFineTuneSpec, MemoryProfile
 from loraline_trainer import errors
 
 KIND = "LoraFineTune"
@@ -61,6 +61,11 @@ def resolve(path: Path, name: str | None, data: Mapping[str, Path], work: Path) 
         restart=(metadata.get("annotations") or {}).get("loraline.dev/restart"),
     )
     return recipe, files
+
+
+def memory_profile(path: Path, name: str | None) -> MemoryProfile:
+    """The memory profile of the manifest's fine-tune: a setting, so no part of its run."""
+    return _spec(_finetune(read(path), name, path), path).memory_profile
 
 
 def _finetune(documents: list[dict[str, Any]], name: str | None, path: Path) -> dict[str, Any]:

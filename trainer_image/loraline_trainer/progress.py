@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from loraline_api.progress import Progress, Stage
+from loraline_api.progress import MAX_TOLD_CHARS, Progress, Stage
 from loraline_trainer import numbers
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,14 @@ class Tracker:
             self._recent.clear()
             self._recent.append((self._clock(), 0, 0))
         self._update(total_steps=total_steps, step=0, percent=0)
+
+    def tell_engine(self, text: str) -> None:
+        """Says whether the engine trains, and why not."""
+        self._update(engine=text[:MAX_TOLD_CHARS])
+
+    def tell_memory_plan(self, text: str) -> None:
+        """Says how the GPU's memory is spent."""
+        self._update(memory_plan=text[:MAX_TOLD_CHARS])
 
     def step(
         self, *, step: int, total_steps: int, epoch: float, loss: float, learning_rate: float, tokens: int

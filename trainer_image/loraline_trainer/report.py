@@ -70,8 +70,15 @@ def show(report: Report, tracker: Tracker, console: Console) -> None:
             f"peak memory {numbers.size(report.peak_bytes)}",
             highlight=False,
         )
+        _show_engine(tracker.now, console)
     console.print(f"[bold]{outcome.message}[/bold]", highlight=False)
     console.print(f"adapter: {outcome.uri}", highlight=False, soft_wrap=True)
+
+
+def _show_engine(progress: Progress, console: Console) -> None:
+    if progress.engine is not None:
+        plan = f"; {progress.memory_plan}" if progress.memory_plan is not None else ""
+        console.print(f"engine {progress.engine}{plan}", highlight=False)
 
 
 def _show_samples(outcome: Outcome, console: Console) -> None:

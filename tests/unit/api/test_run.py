@@ -49,12 +49,17 @@ def test_a_changed_input_is_another_run(spec: LoraFineTuneSpec) -> None:
     [
         pytest.param(a_spec(compute={"gpus": 0}), id="compute"),
         pytest.param(a_spec(retries=5), id="retries"),
+        pytest.param(a_spec(memoryProfile="lean"), id="the memory profile"),
         pytest.param(a_spec(output={"uri": "s3://bucket/prefix", "secretRef": {"name": "keys"}}), id="a Secret"),
     ],
 )
 def test_what_trains_nothing_leaves_the_run_and_changes_its_settings(spec: LoraFineTuneSpec) -> None:
     assert run_id(spec) == run_id(a_spec())
     assert run.settings_hash(spec) != run.settings_hash(a_spec())
+
+
+def test_the_settings_of_a_fine_tune_that_names_no_memory_profile_are_those_of_before_it_existed() -> None:
+    assert run.settings_hash(a_spec(memoryProfile="auto")) == run.settings_hash(a_spec()) == "884ca983be"
 
 
 def test_suspending_changes_neither_the_run_nor_its_settings() -> None:

@@ -54,6 +54,16 @@ def test_the_job_of_an_attempt_is_the_one_in_the_file(name: str, builder: FineTu
     compare(name, manifest)
 
 
+def test_the_memory_profile_goes_to_the_trainer_as_compute_does() -> None:
+    object = GPU.with_spec("memoryProfile", "lean").object()
+    assert object.spec is not None
+    manifest = manifests_training.job(
+        object.meta, object.spec, run_id="1a2b3c4d5e", attempt=2, settings_hash="aaaaaaaaaa", settings=SETTINGS
+    )
+    arguments = manifest["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert arguments[arguments.index("--memory-profile") + 1] == "lean"
+
+
 def test_the_snapshot_is_the_one_in_the_file() -> None:
     object = CPU.object()
     assert object.spec is not None

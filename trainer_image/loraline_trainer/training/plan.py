@@ -85,17 +85,23 @@ class Plan:
         return self.batch_size // self.micro_batch_size
 
 
-def resolve(training: Training, machine: Machine, *, examples: int, longest: int) -> Plan:
+def resolve(
+    training: Training, machine: Machine, *, examples: int, longest: int, micro_batch: int | None = None
+) -> Plan:
     """The plan of a run.
 
     Args:
         examples: training examples.
         longest: tokens of the longest one.
+        micro_batch: what the engine's memory plan chose; the engine computes activations again as it sees fit.
 
     Raises:
         InvalidSpec: microBatchSize does not fit batchSize.
     """
-    micro, checkpointing, note = _micro_batch(training, machine, longest)
+    if micro_batch is None:
+        micro, checkpointing, note = _micro_batch(training, machine, longest)
+    else:
+        micro, checkpointing, note = micro_batch, False, "by the memory plan"
     steps_per_epoch = math.ceil(examples / training.batch_size)
     total = training.max_steps or math.ceil(training.epochs * steps_per_epoch)
     warmup = math.floor(training.warmup_ratio * total)  # a step of warm-up begins at a learning rate of 0
@@ -147,12 +153,8 @@ def _micro_batch(training: Training, machine: Machine, longest: int) -> tuple[in
     per_sequence = longest * machine.layers * machine.hidden * ACTIVATION_BYTES
     budget = int(machine.free_bytes * ACTIVATION_SHARE) if machine.free_bytes is not None else 0
     if training.micro_batch_size is not None:
+        check_micro_batch(training, training.batch_size)
         micro = training.micro_batch_size
-        if training.batch_size % micro:
-            raise errors.InvalidSpec(
-                f"training.microBatchSize is {micro} and training.batchSize is {training.batch_size}: batchSize must "
-                f"be a multiple of microBatchSize; choose a divisor of {training.batch_size}"
-            )
         return micro, machine.has_gpu and micro * per_sequence > budget, ""
     if not machine.has_gpu:
         micro = _largest_divisor(training.batch_size, CPU_BATCH_TOKENS // longest)
@@ -166,6 +168,23 @@ def _micro_batch(training: Training, machine: Machine, longest: int) -> tuple[in
         True,
         f"activations of one sequence exceed {budget / 2**30:.1f} GiB",
     )
+
+
+def check_micro_batch(training: Training, share: int) -> None:
+    """Refuses a micro-batch that does not fit.
+
+    Args:
+        share: sequences of an optimizer step in each process.
+
+    Raises:
+        InvalidSpec: microBatchSize is no divisor of that share.
+    """
+    micro = training.micro_batch_size
+    if micro is not None and share % micro:
+        raise errors.InvalidSpec(
+            f"training.microBatchSize is {micro} and training.batchSize is {training.batch_size}: batchSize must "
+            f"be a multiple of microBatchSize; choose a divisor of {share}"
+        )
 
 
 def _largest_divisor(number: int, limit: int) -> int:

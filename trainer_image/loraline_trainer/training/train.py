@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import torch
@@ -18,12 +18,15 @@ import transformers
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from loraline_api.finetune import Training
+from loraline_api.finetune import MemoryProfile, Training
 from loraline_trainer.data.preparation import Prepared
 from loraline_trainer.model import lora
 from loraline_trainer.model.loading import Loaded
 from loraline_trainer.progress import Tracker
-from loraline_trainer.training import batches, callbacks
+from loraline_trainer.training import batches, callbacks, engine_steps
+from loraline_trainer.training.engine_choice import Drive
+from loraline_trainer.training.engine_steps import EngineSteps, OnHost, Reporter
+from loraline_trainer.training.passes import Passes
 from loraline_trainer.training.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -58,11 +61,15 @@ def train(
     tracker: Tracker,
     work: Path,
     score_held_out: Callable[[], float],
+    drive: Drive | None = None,
+    observers: Sequence[transformers.TrainerCallback] = (),
 ) -> Trained:
     """Trains the adapter in place.
 
     Args:
         score_held_out: gives the held-out loss of the model as it is, for early stopping.
+        drive: the engine and its plan; without it PEFT's path trains.
+        observers: are called at every step, as the progress is.
 
     Raises:
         LossNotFinite: the loss or a gradient is NaN or infinite.
@@ -71,9 +78,19 @@ def train(
     stopper = None
     if training.early_stopping is not None and prepared.held_out:
         stopper = callbacks.Stopper(model, training.early_stopping, score_held_out)
-    called: list[transformers.TrainerCallback] = [watch] if stopper is None else [watch, stopper]
     config = arguments(training, plan, loaded, work)
-    trainer = _trainer(model, config, loaded, prepared, packing=training.packing, called=called)
+    if drive is None:
+        trainer: SFTTrainer = _trainer(SFTTrainer, model, config, loaded, prepared, packing=training.packing)
+        trainer.add_callback(watch)
+    else:
+        trainer = _trainer(EngineTrainer, model, config, loaded, prepared, packing=True)
+        _drive(trainer, drive, model, loaded, tracker)
+        trainer.add_callback(Reporter(trainer, watch))
+        if drive.memory.profile is MemoryProfile.LEAN and stopper is None:  # a stopper scores with the model itself
+            trainer.add_callback(OnHost(drive.engine))
+    for callback in (stopper, *observers):
+        if callback is not None:
+            trainer.add_callback(callback)
     tracker.begin_training(plan.total_steps)
     began = time.monotonic()
     trainer.train()
@@ -85,28 +102,46 @@ def train(
     return Trained(trainer.state.global_step, watch.last_loss or 0.0, watch.tokens, seconds)
 
 
-def _trainer(
-    model: Any,
-    config: SFTConfig,
-    loaded: Loaded,
-    prepared: Prepared,
-    *,
-    packing: bool,
-    called: Sequence[transformers.TrainerCallback],
-) -> SFTTrainer:
+class EngineTrainer(EngineSteps, SFTTrainer):  # type: ignore[misc]  # it takes other batches than TRL's trainer
+    """TRL's trainer with the engine's passes."""
+
+
+T = TypeVar("T", bound=SFTTrainer)
+
+
+def _trainer(kind: type[T], model: Any, config: SFTConfig, loaded: Loaded, prepared: Prepared, *, packing: bool) -> T:
     """TRL's trainer over the prepared rows; the adapter keeps its float32 weights."""
     start = lora.copied(model)
-    trainer = SFTTrainer(
+    trainer = kind(
         model=model,
         args=config,
         train_dataset=datasets.Dataset.from_list([batches.item(row) for row in prepared.train]),
         data_collator=batches.collator(packing=packing, pad_id=loaded.pad_id),
         processing_class=loaded.tokenizer,
-        callbacks=list(called),
     )
     trainer.remove_callback(transformers.PrinterCallback)
     lora.restore(model, start)  # TRL makes adapters of quantized models bfloat16 (sft_trainer.py: _is_quantized_model)
     return trainer
+
+
+def _drive(trainer: EngineTrainer, drive: Drive, model: Any, loaded: Loaded, tracker: Tracker) -> None:
+    """Gives a trainer its engine; `engine_steps.Reporter` tells the numbers of its steps."""
+    trainer.args.logging_strategy = transformers.trainer_utils.IntervalStrategy.NO
+    collate: Any = engine_steps.collate
+    trainer.data_collator = collate
+
+    def tell(text: str) -> None:
+        log.info("memory plan (%s): %s", drive.memory.profile.value, text)
+        tracker.tell_memory_plan(text)
+
+    trainer.passes = Passes(
+        drive.engine,
+        drive.memory,
+        drive.gpu,
+        loss=lambda rows: engine_steps.summed_loss(drive.engine, rows, loaded.device),
+        parameters=lora.trained_parameters(model).values(),
+        tell=tell,
+    )
 
 
 def arguments(training: Training, plan: Plan, loaded: Loaded, work: Path) -> SFTConfig:

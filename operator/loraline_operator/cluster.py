@@ -22,6 +22,9 @@ from loraline_operator import errors, metrics, naming
 from loraline_operator.actions import Kind, Manifest, Ref
 
 TIMEOUT_S = 20.0
+WATCH_S = 300
+"""Time after which the API server ends a watch; a connection that died unseen is noticed a little later."""
+
 PAGE_SIZE = 500
 """Objects of one list request (kubectl's own chunk size)."""
 
@@ -119,6 +122,19 @@ class Cluster:
                 return
             query["continue"] = token
 
+    async def watch(self, ref: Ref) -> AsyncIterator[None]:
+        """Yields when the object may have changed, also when it comes or goes; ends after a few minutes.
+
+        Raises:
+            errors.ApiError: the watch was refused or broke off; what happened since is not told.
+        """
+        query = {"watch": "1", "fieldSelector": f"metadata.name={ref.name}", "timeoutSeconds": str(WATCH_S)}
+        limits = aiohttp.ClientTimeout(total=None, connect=TIMEOUT_S / 2, sock_read=WATCH_S + TIMEOUT_S)
+        path = _path(ref.kind, ref.namespace)
+        async with self._answered("GET", path, query=query, limits=limits) as response:
+            async for _ in response.content.iter_any():
+                yield
+
     async def create(self, ref: Ref, manifest: Manifest) -> Manifest:
         """Creates an object.
 
@@ -174,20 +190,34 @@ class Cluster:
         content_type: str = JSON,
         accept: str = JSON,
     ) -> Manifest:
+        headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
+        async with self._answered(method, path, body=body, query=query, headers=headers) as response:
+            return _object(await response.json(), method, path)
+
+    @contextlib.asynccontextmanager
+    async def _answered(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Manifest | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        limits: aiohttp.ClientTimeout | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The good answer to a request, still to be read; whatever goes wrong until then becomes an ApiError."""
         assert self._session is not None
         login = await self._logged_in()
-        headers = (
-            login.as_http_headers() | {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
-        )
         try:
             async with self._session.request(
                 method,
                 login.server.rstrip("/") + path,
                 params=query,
                 json=body,
-                headers=headers,
+                headers={**login.as_http_headers(), **(headers or {})},
                 ssl=self._tls if self._tls is not None else True,
                 proxy=login.proxy_url,
+                timeout=limits or self._session.timeout,
             ) as response:
                 metrics.api_requests.labels(method, str(response.status)).inc()
                 if response.status >= 400:
@@ -195,7 +225,7 @@ class Cluster:
                         self._login_until = 0.0
                     said = await response.text()
                     raise _error(method, path, response.status, said, response.headers.get("Retry-After"))
-                return _object(await response.json(), method, path)
+                yield response
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             metrics.api_requests.labels(method, "none").inc()
             raise errors.Transient(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, Protocol
 
 import kopf
 
 from loraline_api import GROUP, VERSION
-from loraline_operator import naming
+from loraline_operator import naming, observed
 from loraline_operator.actions import Kind, Ref
 from loraline_operator.cluster import RESOURCES, login_info
 
@@ -18,9 +18,18 @@ OURS = f"{naming.MANAGED_BY_LABEL}={naming.MANAGER}"
 LONGEST_BACKOFF_S = 10
 CHUNK_SIZE = 500
 
-Changed = Callable[[Ref], None]
 
-OWNERS = {naming.FINETUNE_LABEL: Kind.FINE_TUNE, naming.DEPLOYMENT_LABEL: Kind.ADAPTER_DEPLOYMENT}
+class Changed(Protocol):
+    """Takes the news of an object; `news` is what others who refer to it look at, None where that is not known."""
+
+    def __call__(self, ref: Ref, news: Hashable = None) -> None: ...
+
+
+OWNERS = {
+    naming.FINETUNE_LABEL: Kind.FINE_TUNE,
+    naming.DEPLOYMENT_LABEL: Kind.ADAPTER_DEPLOYMENT,
+    naming.CHECK_LABEL: Kind.ADAPTER_DEPLOYMENT,
+}
 """The label by which a child names its object."""
 
 
@@ -38,7 +47,7 @@ def registry(changed: Changed) -> kopf.OperatorRegistry:
     for kind in (Kind.FINE_TUNE, Kind.ADAPTER_DEPLOYMENT):
         kopf.on.event(GROUP, VERSION, RESOURCES[kind].plural, registry=handlers)(_own(kind, changed))
     for group, kind in (("batch", Kind.JOB), ("", Kind.POD), ("apps", Kind.DEPLOYMENT)):
-        kopf.on.event(group, "v1", RESOURCES[kind].plural, registry=handlers)(_child(changed))
+        kopf.on.event(group, "v1", RESOURCES[kind].plural, registry=handlers)(_child(kind, changed))
     kopf.on.event("", "v1", "configmaps", registry=handlers)(_own(Kind.CONFIG_MAP, changed))
     return handlers
 
@@ -68,18 +77,19 @@ def _login(logger: logging.Logger, settings: kopf.OperatorSettings, **_: Any) ->
 def _own(kind: Kind, changed: Changed) -> Callable[..., Any]:
     """Takes events of objects that are keys themselves."""
 
-    async def handle(name: str, namespace: str, **_: Any) -> None:
-        changed(Ref(kind, namespace, name))
+    async def handle(name: str, namespace: str, type: str | None, body: Mapping[str, Any], **_: Any) -> None:
+        changed(Ref(kind, namespace, name), None if type == "DELETED" else observed.news(kind, body))
 
     return handle
 
 
-def _child(changed: Changed) -> Callable[..., Any]:
-    """Takes events of children; their label names the object."""
+def _child(kind: Kind, changed: Changed) -> Callable[..., Any]:
+    """Takes events of children: their label names the object, and others may wait for the child itself."""
 
-    async def handle(namespace: str, labels: Mapping[str, str], **_: Any) -> None:
-        for label, kind in OWNERS.items():
+    async def handle(name: str, namespace: str, labels: Mapping[str, str], **_: Any) -> None:
+        changed(Ref(kind, namespace, name))
+        for label, owner in OWNERS.items():
             if label in labels:
-                changed(Ref(kind, namespace, labels[label]))
+                changed(Ref(owner, namespace, labels[label]))
 
     return handle

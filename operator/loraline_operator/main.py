@@ -19,6 +19,7 @@ from aiohttp import web
 from loraline_operator import handlers, paths
 from loraline_operator.cluster import Cluster
 from loraline_operator.lease import Lease
+from loraline_operator.policy_store import PolicyStore
 from loraline_operator.poll import Poller
 from loraline_operator.probes import Probes
 from loraline_operator.queue import WorkQueue
@@ -46,30 +47,34 @@ async def run(settings: Settings) -> None:
         identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         lease = Lease(cluster, namespace=settings.namespace, identity=identity, duration_s=settings.lease_duration_s)
         cluster.fence = lease.check
-        reconciler = Reconciler(cluster, paths.paths(cluster, poller, settings), WorkQueue(), settings)
-        async with _served(Probes(reconciler.health, lease, settings.resync_interval_s), settings.listen):
+        policies = PolicyStore(cluster, settings)
+        reconciler = Reconciler(cluster, paths.paths(cluster, poller, settings, policies), WorkQueue(), settings)
+        probes = Probes(reconciler.health, lease, policies, settings.resync_interval_s)
+        async with _served(probes, settings.listen):
             try:
-                await _together(_stopper(stop), _lead(lease, reconciler, settings))
+                await _together(_stopper(stop), _lead(lease, reconciler, policies, settings))
             except* _Stopped:
                 logger.info("stopped")
             finally:
                 await lease.release()
 
 
-async def _lead(lease: Lease, reconciler: Reconciler, settings: Settings) -> None:
+async def _lead(lease: Lease, reconciler: Reconciler, policies: PolicyStore, settings: Settings) -> None:
     """Stands by until the Lease is ours, then does everything that only the leader does."""
     await lease.acquire()
-    await _together(lease.renew(), _reconcile(reconciler, settings))
+    await _together(lease.renew(), _reconcile(reconciler, policies, settings))
 
 
-async def _reconcile(reconciler: Reconciler, settings: Settings) -> None:
-    """Waits until both kinds can be listed, so that kopf never starts to watch what is not there."""
+async def _reconcile(reconciler: Reconciler, policies: PolicyStore, settings: Settings) -> None:
+    """Waits for a policy to judge by, and until both kinds can be listed: kopf never watches what is not there."""
+    await policies.first()
     while True:
         if await reconciler.list_all():
             break
         await asyncio.sleep(LIST_RETRY_S)
     workers = (reconciler.work() for _ in range(settings.workers))
-    await _together(reconciler.resync(), _watch(reconciler, settings), *workers)
+    watches = (policies.watch(reconciler.list_all), _watch(reconciler, settings))
+    await _together(reconciler.resync(), *watches, *workers)
 
 
 async def _watch(reconciler: Reconciler, settings: Settings) -> None:

@@ -19,6 +19,7 @@ from loraline_api.storage import Location
 from loraline_operator import naming, observed_finetune, plan_data
 from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.cluster import Cluster
+from loraline_operator.observe_claims import ClaimsReader
 from loraline_operator.observed import FineTuneObject
 from loraline_operator.observed_finetune import (
     Data,
@@ -66,9 +67,10 @@ class DataReader:
 class Observer:
     """Reads the children of fine-tunes."""
 
-    def __init__(self, cluster: Cluster, poller: Poller) -> None:
+    def __init__(self, cluster: Cluster, poller: Poller, claims: ClaimsReader) -> None:
         self._cluster = cluster
         self._poller = poller
+        self._claims = claims
         self._data = DataReader(cluster)
 
     async def observe(self, object: FineTuneObject) -> ObservedFineTune:
@@ -90,6 +92,7 @@ class Observer:
             data=await self._read_data(namespace, object.spec),
             progress=await self._progress(observed),
             stuck=await self._stuck(namespace, observed),
+            claims=await self._claims.read(object),
         )
 
     async def _read_data(self, namespace: str, spec: LoraFineTuneSpec) -> dict[str, Data | MissingData]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
 from loraline_api import API_VERSION
-from loraline_operator import errors, naming, observed
+from loraline_operator import errors, manifests_event, observed
 from loraline_operator.actions import Action, Create, Delete, Event, Kind, Manifest, Patch, Plan, Ref
 from loraline_operator.cluster import Cluster
 from loraline_operator.observed import CustomObject, SpecT, StatusT
@@ -97,27 +97,10 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
 
     async def _post(self, object: CustomObject[SpecT, StatusT], event: Event) -> None:
         """Posts an event; one that cannot be posted is not worth a retry, as the status says the same."""
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         meta = object.meta
-        manifest: Manifest = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"generateName": f"{meta.name}.", "namespace": meta.namespace},
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": str(object.kind),
-                "name": meta.name,
-                "namespace": meta.namespace,
-                "uid": meta.uid,
-            },
-            "reason": event.reason,
-            "message": event.message,
-            "type": "Warning" if event.is_warning else "Normal",
-            "source": {"component": naming.MANAGER},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
+        names = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
+        about = {"apiVersion": API_VERSION, "kind": str(object.kind), "metadata": names}
+        manifest = manifests_event.event(about, event, datetime.now(UTC))
         logger.info("%s: %s: %s", object.ref, event.reason, event.message)
         try:
             await self.cluster.create(Ref(Kind.EVENT, meta.namespace, ""), manifest)

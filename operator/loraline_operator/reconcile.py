@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
 from loraline_operator import errors, metrics
 from loraline_operator.actions import Kind, Manifest, Ref
@@ -45,12 +45,22 @@ class Reconciler:
         self._queue = queue
         self._settings = settings
         self._references = References()
+        self._news: dict[Ref, Hashable] = {}
 
-    def changed(self, ref: Ref) -> None:
-        """Something happened to an object: it runs if it is ours, and so does what refers to it."""
+    def changed(self, ref: Ref, news: Hashable = None) -> None:
+        """Something happened to an object: it runs if it is ours, and what refers to it does if it can have news of it.
+
+        Args:
+            news: what those who refer to it look at; None where that is not known.
+        """
         self.health.seen_at[ref.kind] = asyncio.get_running_loop().time()
         if ref.kind in self._paths:
             self._queue.add(ref)
+        if news is not None and self._news.get(ref) == news:
+            return
+        self._news.pop(ref, None)
+        if news is not None:
+            self._news[ref] = news
         for source in self._references.to(ref):
             self._queue.add(source)
 
@@ -109,6 +119,7 @@ class Reconciler:
             return False
         for ghost in self._references.keep_only(keys):
             self._queue.forget(ghost)
+        self._news = {ref: news for ref, news in self._news.items() if ref in keys}
         metrics.count_finetunes(phases)
         for key in sorted(keys):
             self._queue.add(key)

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+import yaml
 
 from cluster import fixture
+from harness.door import Door
 from loraline_api import conditions
 from loraline_api.conditions import ConditionType
 from loraline_api.finetune import LoraFineTuneStatus
 from loraline_api.outcome import Outcome
-from loraline_operator import errors, lease, observed
+from loraline_operator import errors, lease, naming, observed
 from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.cluster import Cluster
 
@@ -48,6 +50,21 @@ def install_crds(kubeconfig: Path) -> None:
     files = [f"--filename={path}" for path in sorted((REPOSITORY / "crds").glob("*.yaml"))]
     kubectl(kubeconfig, "apply", *files)
     kubectl(kubeconfig, "wait", "--for=condition=Established", "--timeout=30s", *files)
+
+
+def through(door: Door, folder: Path) -> Path:
+    """A kubeconfig that leads through the door."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "door", "cluster": {"server": f"http://127.0.0.1:{door.port}"}}],
+        "users": [{"name": "nobody", "user": {}}],
+        "contexts": [{"name": "door", "context": {"cluster": "door", "user": "nobody"}}],
+        "current-context": "door",
+    }
+    path = folder / "door.kubeconfig"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], what: str, limit_s: float = LIMIT_S) -> T:
@@ -82,6 +99,7 @@ class OperatorProcess:
                 *("--trainer-image", "trainer:1", "--switchboard-image", "operator:1", "--server-image", "vllm:1"),
                 *("--namespace", OPERATOR_NAMESPACE, "--listen", f"127.0.0.1:{self.port}"),
                 *("--progress-interval-s", "0.5", "--dataset-interval-s", "1"),
+                *("--lease-duration-s", "60"),  # a starved machine must not end a test's leader
                 *self.arguments,
                 env={**os.environ, "KUBECONFIG": str(self.kubeconfig), "PYTHONPATH": paths},
                 stdout=log,
@@ -159,6 +177,10 @@ class Replicas:
         return "".join(process.log.read_text(encoding="utf-8") for process in self._processes)
 
 
+class PodGone(Exception):
+    """A pod whose status is to be written is gone."""
+
+
 class Tenant:
     """One namespace of one test, and the hands of user and kubelet in it."""
 
@@ -232,20 +254,21 @@ class Tenant:
         items.sort(key=lambda item: (item["metadata"]["creationTimestamp"], item["metadata"]["name"]))
         return [item["metadata"]["name"] for item in items]
 
-    async def pod(self, job: str | None = None) -> Manifest:
+    async def pod(self, job: str | None = None, finetune: str | None = None) -> Manifest:
         """Waits for the pod that the Job controller makes."""
+        named = {"batch.kubernetes.io/job-name": job, naming.FINETUNE_LABEL: finetune}
+        labels = ",".join(f"{label}={name}" for label, name in named.items() if name)
 
         async def look() -> Manifest | None:
-            labels = f"batch.kubernetes.io/job-name={job}" if job else None
-            pods = [item async for item in self.cluster.list(Kind.POD, self.namespace, labels=labels)]
+            pods = [item async for item in self.cluster.list(Kind.POD, self.namespace, labels=labels or None)]
             live = [pod for pod in pods if pod["status"]["phase"] not in ("Succeeded", "Failed")]
             return next((pod for pod in live if "deletionTimestamp" not in pod["metadata"]), None)
 
-        return await eventually(look, f"a pod of {job or 'any Job'}")
+        return await eventually(look, f"a pod of {labels or 'any Job'}")
 
-    async def start_pod(self, ip: str | None = None, job: str | None = None) -> Manifest:
+    async def start_pod(self, ip: str | None = None, job: str | None = None, finetune: str | None = None) -> Manifest:
         """The kubelet's part: the container runs."""
-        pod = await self.pod(job)
+        pod = await self.pod(job, finetune)
         state = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
         return await self._set_pod(pod, "Running", state, ip)
 
@@ -253,7 +276,12 @@ class Tenant:
         self, code: int, message: str = "", *, reason: str = "Error", job: str | None = None, text: str | None = None
     ) -> Manifest:
         """The kubelet's part: the container has ended with this exit code and termination message."""
-        pod = await self.pod(job)
+        return await self.end_this(await self.pod(job), code, message, reason=reason, text=text)
+
+    async def end_this(
+        self, pod: Manifest, code: int, message: str = "", *, reason: str = "Error", text: str | None = None
+    ) -> Manifest:
+        """The same for a pod that is known."""
         run_id = pod["metadata"]["labels"]["loraline.dev/run"]
         outcome = Outcome(run_id=run_id, exit_code=code, message=message)
         if code == 0:
@@ -278,7 +306,8 @@ class Tenant:
 
         async def write() -> Manifest | None:
             current = await self.cluster.get(ref)
-            assert current is not None
+            if current is None:
+                raise PodGone(name)
             body = current | {"status": current["status"] | status}
             try:
                 return await self.cluster.replace(ref, body, subresource="status")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -50,15 +49,10 @@ class FineTuneBuilder:
         }
 
     def with_spec(self, path: str, value: Any) -> FineTuneBuilder:
-        """Another value of a field, as in `training.seed`; the generation goes up."""
-        changed = copy.deepcopy(self)
-        *parents, last = path.split(".")
-        node = changed.manifest["spec"]
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-        changed.manifest["metadata"]["generation"] += 1
-        return changed
+        """Another value of a field, as in `training.seed`; when it is another, the generation goes up."""
+        spec = _with(self.manifest["spec"], path.split("."), value)
+        generation = self.manifest["metadata"]["generation"] + (spec != self.manifest["spec"])
+        return self._changed(spec=spec).with_metadata(generation=generation)
 
     def with_rank(self, rank: int) -> FineTuneBuilder:
         """Another training input: another run."""
@@ -66,19 +60,27 @@ class FineTuneBuilder:
 
     def with_metadata(self, **values: Any) -> FineTuneBuilder:
         """Other metadata, as `annotations` or `deletionTimestamp`."""
-        changed = copy.deepcopy(self)
-        changed.manifest["metadata"] |= values
-        return changed
+        return self._changed(metadata=self.manifest["metadata"] | values)
 
     def with_status(self, status: LoraFineTuneStatus) -> FineTuneBuilder:
         """The status that an earlier plan left."""
-        changed = copy.deepcopy(self)
-        changed.manifest["status"] = status.dump()
-        return changed
+        return self._changed(status=status.dump())
 
     def object(self) -> FineTuneObject:
         """The parsed object."""
         return observed.finetune(self.manifest)
+
+    def _changed(self, **parts: Any) -> FineTuneBuilder:
+        """Another builder, which shares with this one what is not changed."""
+        changed = FineTuneBuilder()
+        changed.manifest = self.manifest | parts
+        return changed
+
+
+def _with(node: Manifest, path: list[str], value: Any) -> Manifest:
+    """The node with another value at the path."""
+    first, *rest = path
+    return node | {first: _with(node.get(first, {}), rest, value) if rest else value}
 
 
 def a_finetune() -> FineTuneBuilder:

@@ -418,6 +418,16 @@ def test_the_ttl_removes_jobs_and_snapshots_and_nothing_else() -> None:
     assert status_of(late).phase == "Succeeded"
 
 
+def test_a_ttl_of_zero_leaves_a_job_until_its_end_is_in_the_status() -> None:
+    builder = after(a_finetune().with_spec("ttlSecondsAfterFinished", 0), seen())
+    job = complete(the_job(builder))
+    children = seen(job, an_ended_pod(job, 0, an_outcome(job.run_id)), a_snapshot(job.run_id))
+    told_now = planned(builder, children)
+    told_before = planned(builder.with_status(status_of(told_now)), children)
+    assert (told_now.actions, told_now.requeue_after_s) == ((), 0)
+    assert [name for _, _, name in names(told_before.actions)] == [job.name, f"tickets-{job.run_id}"]
+
+
 def test_children_of_runs_that_no_history_holds_are_removed() -> None:
     builder = succeeded(a_finetune())
     plan = planned(builder, seen(a_snapshot("0000000000"), complete(a_job("0000000000", "x"))), LATER)

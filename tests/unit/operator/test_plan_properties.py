@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from loraline_operator import naming
 from unit.operator.world import World
 
 
@@ -28,6 +29,22 @@ class Histories(RuleBasedStateMachine):
     def change_compute(self, cpu: str) -> None:
         self.world.finetune = self.world.finetune.with_spec("compute.requests", {"cpu": cpu})
 
+    @rule(seconds=st.sampled_from([0, 60]))
+    def change_ttl(self, seconds: int) -> None:
+        self.world.finetune = self.world.finetune.with_spec("ttlSecondsAfterFinished", seconds)
+
+    @rule(value=st.sampled_from(["a", "b"]))
+    def restart(self, value: str) -> None:
+        self.world.finetune = self.world.finetune.with_metadata(annotations={naming.RESTART_ANNOTATION: value})
+
+    @rule()
+    def exceed_deadline(self) -> None:
+        self.world.exceed_deadline()
+
+    @rule()
+    def lose_pods(self) -> None:
+        self.world.lose_pods()
+
     @rule()
     def reconcile(self) -> None:
         self.world.reconcile()
@@ -46,9 +63,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def lose_jobs(self) -> None:
-        for name, job in list(self.world.jobs.items()):
-            if job.is_live:
-                self.world.delete_job(name)
+        self.world.lose_jobs()
 
     @rule()
     def end_deleted_pods(self) -> None:
@@ -59,29 +74,15 @@ class Histories(RuleBasedStateMachine):
         self.world.wait(seconds)
 
     @invariant()
-    def at_most_one_attempt_is_live(self) -> None:
-        pods = [pod.name for pod in self.world.pods.values() if pod.is_live]
-        jobs = [job.name for job in self.world.jobs.values() if job.is_live]
-        assert len(pods) <= 1, pods
-        assert len(jobs) <= 1, jobs
-        assert {pod.job_name for pod in self.world.pods.values() if pod.is_live and not pod.is_deleting} <= set(jobs)
-
-    @invariant()
-    def a_ready_fine_tune_has_an_adapter(self) -> None:
-        status = self.world.finetune.object().status
-        assert (status.phase != "Succeeded") or status.adapter is not None
+    def what_always_holds(self) -> None:
+        self.world.check()
 
     def teardown(self) -> None:
         """A plan applied to its own result is empty; then, if nothing holds it back, training ends in success."""
         self.world.settle()
         assert self.world.reconcile()
         self.world.finetune = self.world.finetune.with_spec("suspend", False)
-        for _ in range(12):
-            self.world.wait(700)
-            self.world.settle()
-            self.world.start_pods()
-            self.world.end_pod(0)
-        self.world.settle()
+        self.world.play()
         assert self.world.finetune.object().status.phase in ("Succeeded", "Failed")
 
 

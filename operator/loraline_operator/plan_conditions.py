@@ -52,6 +52,7 @@ GOOD_REASONS = frozenset(
         Reason.PREEMPTED,
         Reason.WAITING_FOR_GPUS,
         Reason.WAITING_FOR_GPUS,
+        Reason.WAITING_FOR_GPUS,
         Reason.DELETING,
     }
 )

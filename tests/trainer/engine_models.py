@@ -16,7 +16,7 @@ VOCABULARY = 97
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
-    "intermediate_size": 128,
+    "intermediate_size": 192,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,

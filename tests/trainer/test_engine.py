@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from loraline_trainer.engine import batches, build, layout, policy
+from loraline_trainer.engine import batches, build, layout, policy, switches
 from loraline_trainer.engine.engine import Engine
 from loraline_trainer.engine.policy import LayerPolicy
 
@@ -32,8 +32,10 @@ def engine_of(model: Any) -> Engine:
 
 def engine_run(engine: Engine, ids: list[list[int]], labels: list[list[int]]) -> torch.Tensor:
     """The summed loss of documents end to end."""
-    items = [{"input_ids": tokens, "labels": wanted} for tokens, wanted in zip(ids, labels, strict=True)]
-    return batches.loss(engine, batches.collate(items))
+    flat = torch.tensor([token for document in ids for token in document])
+    predict_at, targets = batches.counted([label for document in labels for label in document])
+    where = layout.of_lengths([len(document) for document in ids], CPU)
+    return engine.loss(flat, where, torch.tensor(predict_at), torch.tensor(targets))
 
 
 def peft_run(model: Any, ids: list[list[int]], labels: list[list[int]]) -> torch.Tensor:
@@ -87,6 +89,28 @@ def test_what_a_layer_keeps_changes_nothing(name: str, kept: LayerPolicy) -> Non
     model = models.with_adapter(models.base(name))
     engine = engine_of(model)
     engine.set_policies([kept, LayerPolicy.KEEP, kept])
+    assert_same(model, engine)
+
+
+@pytest.mark.parametrize("off", ["fold", "wide_gradient", "skip_down"])
+def test_each_optimisation_left_out_changes_nothing(off: str) -> None:
+    model = models.with_adapter(models.base("qwen 2.5"))
+    engine = engine_of(model)
+    engine.set_policies([LayerPolicy.RECOMPUTE] * 3)
+    with switches.switched(**{off: False}):
+        assert_same(model, engine)
+
+
+def test_an_unknown_switch_is_named() -> None:
+    with pytest.raises(ValueError, match="LORALINE_ENGINE_OFF names folds; the switches are fold, wide_gradient"):
+        switches.from_environment("kernels,folds")
+
+
+@pytest.mark.parametrize("tile", [1, 5, 1000])
+def test_the_tile_of_the_loss_changes_nothing(tile: int) -> None:
+    model = models.with_adapter(models.base("gemma 2"))
+    engine = engine_of(model)
+    engine.set_loss_bytes(tile * models.VOCABULARY * 4)
     assert_same(model, engine)
 
 
@@ -166,4 +190,4 @@ def test_bytes_a_token_are_what_the_layer_keeps() -> None:
     assert engine.bytes_per_token(LayerPolicy.OFFLOAD) == 0
     kept = engine.bytes_per_token(LayerPolicy.KEEP)
     # x, qkv, attention, middle, gate and up; the adapters' columns; log-sum-exp and two scales
-    assert kept == 4 * (64 + 128 + 64 + 64 + 256) + 4 * 64 * 6 + 4 * (4 + 2)
+    assert kept == 4 * (64 + 128 + 64 + 64 + 384) + 4 * 64 * 6 + 4 * (4 + 2)

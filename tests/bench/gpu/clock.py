@@ -36,8 +36,9 @@ class Clock:
 
     def lap(self, name: str) -> None:
         """Marks a point within a step, on the GPU's queue and on the host's clock."""
-        mark = torch.cuda.Event(enable_timing=True) if torch.cuda.is_available() else time.perf_counter()
+        mark: Any = time.perf_counter()
         if torch.cuda.is_available():
+            mark = torch.cuda.Event(enable_timing=True)
             mark.record()
         self.laps.setdefault(name, []).append((mark, time.perf_counter()))
 

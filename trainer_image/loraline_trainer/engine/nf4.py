@@ -85,10 +85,14 @@ class Nf4:
 
 def of_layer(weight: Any) -> Nf4:
     """The weight of a bitsandbytes layer, whose memory is shared."""
-    state = weight.quant_state
+    return of_state(weight.data, weight.quant_state)
+
+
+def of_state(packed: torch.Tensor, state: Any) -> Nf4:
+    """The weight of bytes and their `QuantState`."""
     nested = state.state2
     return Nf4(
-        packed=weight.data.view(-1),
+        packed=packed.view(-1),
         code=state.code,
         scales=state.absmax,
         nested_code=None if nested is None else nested.code,
@@ -119,5 +123,8 @@ def dequantized(weight: Nf4) -> torch.Tensor:
     pairs = torch.stack((weight.code[bytes_ >> 4], weight.code[bytes_ & 15]), dim=1)  # [256, 2]
     # Two float32 are looked up as one int64: a gather of 8 bytes.
     table = pairs.contiguous().view(torch.int64).view(-1)
-    values = table.index_select(0, weight.packed.int()).view(torch.float32).view(-1, weight.block)
-    return values.mul_(block_scales(weight)[:, None]).to(weight.dtype).view(weight.shape)
+    values = table.index_select(0, weight.packed.int()).view(torch.float32)
+    missing = -values.numel() % weight.block  # the last block may be short
+    blocks = torch.nn.functional.pad(values, (0, missing)).view(-1, weight.block)
+    scaled = (blocks * block_scales(weight)[:, None]).view(-1)[: values.numel()]
+    return scaled.to(weight.dtype).view(weight.shape)

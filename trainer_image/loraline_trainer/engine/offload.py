@@ -6,6 +6,8 @@ The last layers' inputs stay on the GPU by the planner's choice (`footprint.ON_G
 
 from __future__ import annotations
 
+import mmap
+import weakref
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -112,26 +114,31 @@ class CudaCopies:
     """Copies on a stream of their own, from and to memory that is pinned block by block.
 
     torch's pinned memory comes in powers of two: 3.3 GB of a layer's input at 400,000 tokens would take 4.3 GB, and
-    30 layers more than 128 GB.
+    30 layers more than 128 GB. A block has pages of its own, and is unpinned before they are given back: CUDA refuses
+    pages that it holds already ("resource already mapped"), in whatever call meets them next.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
+        self._pinned: dict[int, mmap.mmap] = {}
+        weakref.finalize(self, _unpin_all, self._pinned).atexit = False  # CUDA itself ends then
 
     def buffer(self, count: int, dtype: torch.dtype) -> torch.Tensor:
         """Pinned memory for so many elements."""
-        made = torch.empty(count, dtype=dtype)
+        size = max(count * dtype.itemsize, 1)
+        pages = mmap.mmap(-1, size)
+        made = torch.frombuffer(pages, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
         if count:
-            size = made.numel() * made.element_size()
             torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(made.data_ptr(), size, 0))
+            self._pinned[made.data_ptr()] = pages
         return made
 
     def drop(self, buffer: torch.Tensor) -> None:
         """Unpins memory once no copy uses it."""
         self._stream.synchronize()
-        if buffer.numel():
-            torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(buffer.data_ptr()))
+        if self._pinned.pop(buffer.data_ptr(), None) is not None:
+            _unpin(buffer.data_ptr())
 
     def out(self, tensor: torch.Tensor, host: torch.Tensor) -> None:
         """Copies when the tensor is computed."""
@@ -152,3 +159,15 @@ class CudaCopies:
     def wait(self) -> None:
         """The computation waits for the stream."""
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+
+def _unpin(address: int) -> None:
+    torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
+
+
+def _unpin_all(pinned: dict[int, mmap.mmap]) -> None:
+    """Unpins what an `Offload` that is gone has left."""
+    torch.cuda.synchronize()
+    for address in pinned:
+        _unpin(address)
+    pinned.clear()

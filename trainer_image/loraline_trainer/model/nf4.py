@@ -16,6 +16,8 @@ import torch
 from bitsandbytes import functional
 from bitsandbytes.nn.modules import Linear4bit
 
+from loraline_trainer.engine import nf4 as engine_nf4
+
 
 class FrozenProduct(torch.autograd.Function):
     """x W^T with W in 4 bits and frozen; only x gets a gradient."""
@@ -46,7 +48,12 @@ class CpuLinear4bit(Linear4bit):
 
 
 def dequantized(weight: torch.Tensor, state: functional.QuantState, dtype: torch.dtype) -> torch.Tensor:
-    """The weight [out, in] in a type for products."""
+    """The weight [out, in] in a type for products.
+
+    bitsandbytes 0.50's CPU kernel takes the wrong scales when a row is no whole number of blocks; ours takes the right.
+    """
+    if state.shape[-1] % state.blocksize and state.quant_type == "nf4":
+        return engine_nf4.dequantized(engine_nf4.of_state(weight, state)).to(dtype)
     return functional.dequantize_4bit(weight, state).to(dtype)
 
 

@@ -91,11 +91,6 @@ class TrainingCompute(Compute):
         return self.nodes * self.gpus
 
     @property
-    def total_gpus(self) -> int:
-        """GPUs of all nodes together."""
-        return self.nodes * self.gpus
-
-    @property
     def processes(self) -> int:
         """Training processes of all nodes: one for each GPU, or one a node on CPUs."""
         return self.nodes * max(self.gpus, 1)

@@ -30,6 +30,7 @@ HELP = {
     "server_cpu_env": "environment of vLLM on CPUs, as a JSON object",
     "trainer_env": "environment of training pods, as a JSON object",
     "progress_interval_s": "seconds between two looks at a running attempt",
+    "progress_per_s": "looks at running attempts in a second, over all of them",
     "dataset_interval_s": "seconds between two looks for a ConfigMap that is not there",
     "resync_interval_s": "seconds after which every object is looked at again",
     "workers": "objects that are reconciled at once",
@@ -100,7 +101,7 @@ def _settings(options: Mapping[str, object]) -> Settings:
                 values[field.name] = tuple(name for name in value.split(",") if name)
             case "workers":
                 values[field.name] = int(value)
-            case name if name.endswith("_s"):
+            case name if name.endswith("_s"):  # seconds, and numbers in a second
                 values[name] = float(value)
             case name:
                 values[name] = value

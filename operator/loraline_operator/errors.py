@@ -7,7 +7,8 @@ ApiError
 ├── NotFound           404
 ├── Gone               410: list again
 ├── Invalid            400, 413, 422: the same request never succeeds
-└── Forbidden          401, 403: the operator lacks a right
+└── Forbidden          403: the operator lacks a right
+    └── Unauthorized   401: the operator is not known, as when its token has just ended
 NameConflict           a child of ours would have the name of something else
 NotLeader              this replica may not write (any more)
 """
@@ -49,6 +50,10 @@ class Invalid(ApiError):
 
 class Forbidden(ApiError):
     """The operator's role lacks a right."""
+
+
+class Unauthorized(Forbidden):
+    """The API server does not know the operator."""
 
 
 class NameConflict(Exception):

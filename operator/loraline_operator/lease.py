@@ -60,8 +60,11 @@ class Lease:
     async def renew(self) -> None:
         """Renews the Lease for ever.
 
+        While the API server does not answer, nothing is written and nothing ends: when it is back and nobody else has
+        taken the Lease, it goes on.
+
         Raises:
-            errors.NotLeader: it was lost.
+            errors.NotLeader: another replica holds it.
         """
         while True:
             await asyncio.sleep(self._duration_s / 5)
@@ -70,7 +73,6 @@ class Lease:
                     raise errors.NotLeader(f"{self._ref} was taken over by another replica")
             except errors.ApiError as error:
                 logger.warning("%s: not renewed: %s", self._ref, error)
-            self.check()
 
     async def release(self) -> None:
         """Gives the Lease back, so that another replica need not wait for its end."""

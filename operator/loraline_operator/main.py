@@ -17,12 +17,17 @@ import kopf
 from aiohttp import web
 
 from loraline_operator import handlers, paths
+from loraline_operator.actions import Kind
+from loraline_operator.children import Children
 from loraline_operator.cluster import Cluster
+from loraline_operator.complaints import SELECTIONS, Complaints
 from loraline_operator.lease import Lease
+from loraline_operator.objects import Objects
 from loraline_operator.poll import Poller
 from loraline_operator.probes import Probes
 from loraline_operator.queue import WorkQueue
 from loraline_operator.reconcile import LIST_RETRY_S, Reconciler
+from loraline_operator.reflector import Reflector, Selection, Sink
 from loraline_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -46,7 +51,7 @@ async def run(settings: Settings) -> None:
         identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         lease = Lease(cluster, namespace=settings.namespace, identity=identity, duration_s=settings.lease_duration_s)
         cluster.fence = lease.check
-        reconciler = Reconciler(cluster, paths.paths(cluster, poller, settings), WorkQueue(), settings)
+        reconciler = _assembled(cluster, poller, settings)
         async with _served(Probes(reconciler.health, lease, settings.resync_interval_s), settings.listen):
             try:
                 await _together(_stopper(stop), _lead(lease, reconciler, settings))
@@ -62,20 +67,37 @@ async def _lead(lease: Lease, reconciler: Reconciler, settings: Settings) -> Non
     await _together(lease.renew(), _reconcile(reconciler, settings))
 
 
+def _assembled(cluster: Cluster, poller: Poller, settings: Settings) -> Reconciler:
+    """The loop with all that it looks at and goes through."""
+    objects = Objects()
+    reconciler = Reconciler(cluster, objects, WorkQueue(), settings)
+    children = Children(reconciler.changed)
+    complaints = Complaints(children.owner_of, reconciler.changed)
+    world = paths.World(cluster, poller, objects, children, complaints, reconciler.told)
+    finetunes, observer = paths.finetunes(world, settings)
+    reconciler.paths = {Kind.FINE_TUNE: finetunes, Kind.ADAPTER_DEPLOYMENT: paths.deployments(world, settings)}
+    reconciler.forget_data = observer.data.forget
+    sinks: list[tuple[Selection, Sink]] = [(copies.selection, copies) for copies in children.copies]
+    sinks += [(selection, complaints) for selection in SELECTIONS]
+    reconciler.reflectors = [Reflector(cluster, selection, sink, settings.namespaces) for selection, sink in sinks]
+    return reconciler
+
+
 async def _reconcile(reconciler: Reconciler, settings: Settings) -> None:
-    """Waits until both kinds can be listed, so that kopf never starts to watch what is not there."""
+    """Waits until everything can be listed, so that nothing is watched or done before all is known."""
     while True:
-        if await reconciler.list_all():
+        versions = await reconciler.list_all()
+        if versions is not None:
             break
         await asyncio.sleep(LIST_RETRY_S)
     workers = (reconciler.work() for _ in range(settings.workers))
-    await _together(reconciler.resync(), _watch(reconciler, settings), *workers)
+    await _together(reconciler.resync(), reconciler.follow(versions), _watch(reconciler, settings), *workers)
 
 
 async def _watch(reconciler: Reconciler, settings: Settings) -> None:
     """Runs kopf, which takes over the signals."""
     await kopf.operator(
-        registry=handlers.registry(reconciler.changed),
+        registry=handlers.registry(reconciler),
         settings=handlers.settings(),
         standalone=True,
         clusterwide=not settings.namespaces,

@@ -20,6 +20,9 @@ ATTEMPT_LABEL = f"{GROUP}/attempt"
 SETTINGS_LABEL = f"{GROUP}/settings"
 DEPLOYMENT_LABEL = f"{GROUP}/deployment"
 DATASET_LABEL = f"{GROUP}/dataset"
+OWNER_LABELS = {FINETUNE_LABEL: "LoraFineTune", DEPLOYMENT_LABEL: "AdapterDeployment"}
+"""The labels by which a child names its object, and that object's kind."""
+
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 RESTART_ANNOTATION = f"{GROUP}/restart"
 TABLE_ANNOTATION = f"{GROUP}/table"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
 from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus
@@ -15,8 +16,12 @@ from loraline_operator import (
     plan_deployment,
     plan_finetune,
 )
-from loraline_operator.actions import Kind, Ref
+from loraline_operator.actions import Kind, Manifest, Plan, Ref
+from loraline_operator.children import Children
 from loraline_operator.cluster import Cluster
+from loraline_operator.complaints import Complaints
+from loraline_operator.look import Depth
+from loraline_operator.objects import Objects
 from loraline_operator.observed import DeploymentObject, FineTuneObject
 from loraline_operator.observed_deployment import ObservedDeployment
 from loraline_operator.observed_finetune import ObservedFineTune
@@ -24,28 +29,79 @@ from loraline_operator.one_pass import KindPath, Path
 from loraline_operator.poll import Poller
 from loraline_operator.settings import Settings
 
+WORDS = ("phase", "conditions", "progress", "display", "observed_generation")
+"""What a fine-tune's status tells; the rest decides about runs."""
 
-def paths(cluster: Cluster, poller: Poller, settings: Settings) -> Mapping[Kind, KindPath]:
-    """The way of each of our kinds."""
-    finetunes: Path[LoraFineTuneSpec, LoraFineTuneStatus, ObservedFineTune] = Path(
-        cluster=cluster,
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What passes see and write through."""
+
+    cluster: Cluster
+    poller: Poller
+    objects: Objects
+    children: Children
+    complaints: Complaints
+    told: Callable[[Ref], None]
+    """Called with an object whose status has changed in what others follow."""
+
+
+def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finetune.Observer]:
+    """The way of fine-tunes, and what observes them."""
+    observer = observe_finetune.Observer(world.cluster, world.poller, world.children, world.complaints, settings)
+
+    def plan(
+        object: FineTuneObject, seen: ObservedFineTune, settings: Settings, now: datetime
+    ) -> Plan[LoraFineTuneStatus]:
+        return plan_finetune.plan(object, seen, replace(settings, progress_interval_s=observer.pace.interval_s), now)
+
+    path: Path[LoraFineTuneSpec, LoraFineTuneStatus, ObservedFineTune] = Path(
+        cluster=world.cluster,
+        objects=world.objects,
         settings=settings,
         parse=observed.finetune,
         refers_to=_data_of,
-        observe=observe_finetune.Observer(cluster, poller).observe,
-        plan=plan_finetune.plan,
+        least_depth=Depth.COPIES,
+        observe=observer.observe,
+        plan=plan,
         with_conflict=lambda seen, name: replace(seen, conflict=name),
+        only_tells=_only_tells,
+        wrote=world.children.wrote,
+        told=world.told,
     )
-    deployments: Path[AdapterDeploymentSpec, AdapterDeploymentStatus, ObservedDeployment] = Path(
-        cluster=cluster,
+    return path, observer
+
+
+def deployments(world: World, settings: Settings) -> KindPath:
+    """The way of AdapterDeployments: few, and each pass reads all."""
+    observer = observe_deployment.Observer(world.cluster, world.poller)
+
+    async def observe(object: DeploymentObject, _: Depth, __: ObservedDeployment | None) -> ObservedDeployment:
+        return await observer.observe(object)
+
+    path: Path[AdapterDeploymentSpec, AdapterDeploymentStatus, ObservedDeployment] = Path(
+        cluster=world.cluster,
+        objects=world.objects,
         settings=settings,
         parse=observed.deployment,
         refers_to=_finetunes_of,
-        observe=observe_deployment.Observer(cluster, poller).observe,
+        least_depth=Depth.SURE,
+        observe=observe,
         plan=plan_deployment.plan,
         with_conflict=lambda seen, name: replace(seen, conflict=name),
+        only_tells=lambda old, new: True,
+        wrote=_forget,
+        told=world.told,
     )
-    return {Kind.FINE_TUNE: finetunes, Kind.ADAPTER_DEPLOYMENT: deployments}
+    return path
+
+
+def _only_tells(old: LoraFineTuneStatus, new: LoraFineTuneStatus) -> bool:
+    return new.model_copy(update={name: getattr(old, name) for name in WORDS}) == old
+
+
+def _forget(ref: Ref, manifest: Manifest) -> None:
+    """Children of AdapterDeployments are not kept."""
 
 
 def _data_of(finetune: FineTuneObject) -> Iterable[Ref]:

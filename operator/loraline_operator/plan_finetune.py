@@ -38,8 +38,8 @@ from loraline_operator.settings import Settings
 BLOCKED_INTERVAL_S = 5.0
 """Time between two looks while an earlier pod ends; its events come sooner."""
 
-PENDING_INTERVAL_S = 10.0
-"""Time between two looks for why a pod does not start: a missing Secret makes no event on the pod's status."""
+PENDING_INTERVAL_S = 60.0
+"""Time between two looks at a pod that does not start; what keeps it comes sooner, by watches."""
 
 CONFLICT_INTERVAL_S = 15.0
 

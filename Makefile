@@ -11,7 +11,11 @@ CONTEXT ?=
 REGISTRY ?=
 DEV = dev=$$(tests/tools/setup.sh dev | tail -1)
 
-.PHONY: help demo demo-down test check fmt generate lock
+PLAN ?=
+SAMPLE ?=
+PAIRS ?= 60
+
+.PHONY: help demo demo-down test check faults fmt generate lock
 
 help: ## List these verbs.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +35,10 @@ check: ## Run what needs neither root nor a cluster: style, types, layers, unit 
 	tests/tools/setup.sh argocd >/dev/null; export PATH="$$dev/bin:$$PATH"; \
 	ruff check .; ruff format --check .; mypy $(PYTHON_CODE); lint-imports; \
 	python -m pytest tests/unit tests/argocd tests/trainer tests/switchboard
+
+faults: ## Break the operator's world at every point (half an hour; PLAN=id plays one again, SAMPLE=n some, PAIRS=n).
+	@tests/tools/setup.sh system; $(DEV); "$$dev/bin/python" -m faults $(if $(PLAN),--plan "$(PLAN)",\
+	$(if $(SAMPLE),--sample $(SAMPLE),--pairs $(PAIRS) --manifests 1000))
 
 fmt: ## Format the code.
 	@$(DEV); "$$dev/bin/ruff" check --fix .; "$$dev/bin/ruff" format .

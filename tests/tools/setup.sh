@@ -31,6 +31,7 @@ debootstrap debootstrap
 buildah buildah
 skopeo skopeo
 catatonit catatonit
+faketime faketime
 openssl openssl
 curl curl
 git git

@@ -14,11 +14,12 @@ DEV = dev=$$(tests/tools/setup.sh dev | tail -1)
 PLAN ?=
 SAMPLE ?=
 PAIRS ?= 60
+SIZES ?= 100,1000,5000
 
-.PHONY: help demo demo-down test check faults fmt generate lock
+.PHONY: help demo demo-down test check faults bench-operator fmt generate lock
 
 help: ## List these verbs.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: ## Fine-tune a real model on a real Kubernetes and chat with it (10 minutes; leaves the cluster up).
 	@$(DEV); "$$dev/bin/python" -m demo $(if $(CONTEXT),--context "$(CONTEXT)") $(if $(REGISTRY),--registry "$(REGISTRY)")
@@ -28,7 +29,7 @@ demo-down: ## Remove the demo's cluster.
 
 test: check ## Run everything, on the built-in cluster (Linux, root).
 	@tests/tools/setup.sh system; tests/tools/setup.sh k8s-node >/dev/null; tests/images/build.sh >/dev/null; \
-	$(DEV); "$$dev/bin/python" -m pytest tests/cluster tests/api tests/operator tests/e2e
+	$(DEV); "$$dev/bin/python" -m pytest tests/cluster tests/api tests/operator tests/faults tests/e2e
 
 check: ## Run what needs neither root nor a cluster: style, types, layers, unit tests, trainer and switchboard.
 	@$(DEV); tests/tools/setup.sh vllm >/dev/null; tests/tools/setup.sh tools >/dev/null; \
@@ -39,6 +40,11 @@ check: ## Run what needs neither root nor a cluster: style, types, layers, unit 
 faults: ## Break the operator's world at every point (half an hour; PLAN=id plays one again, SAMPLE=n some, PAIRS=n).
 	@tests/tools/setup.sh system; $(DEV); "$$dev/bin/python" -m faults $(if $(PLAN),--plan "$(PLAN)",\
 	$(if $(SAMPLE),--sample $(SAMPLE),--pairs $(PAIRS) --manifests 1000))
+
+bench-operator: ## Measure the operator beside a plain kopf operator, on the built-in cluster (SIZES=100,1000,5000).
+	@tests/tools/setup.sh k8s-control-plane >/dev/null; tests/tools/setup.sh k8s-kwok >/dev/null; \
+	$(DEV); "$$dev/bin/python" -m bench.operator --sizes "$(SIZES)"; \
+	"$$(tests/tools/setup.sh plot | tail -1)/bin/python" tests/bench/operator/plot.py
 
 fmt: ## Format the code.
 	@$(DEV); "$$dev/bin/ruff" check --fix .; "$$dev/bin/ruff" format .

@@ -73,7 +73,7 @@ def _assembled(cluster: Cluster, poller: Poller, settings: Settings) -> Reconcil
     reconciler = Reconciler(cluster, objects, WorkQueue(), settings)
     children = Children(reconciler.changed)
     complaints = Complaints(children.owner_of, reconciler.changed)
-    world = paths.World(cluster, poller, objects, children, complaints, reconciler.told)
+    world = paths.World(cluster, poller, objects, children, complaints, reconciler.told, reconciler.references.set)
     finetunes, observer = paths.finetunes(world, settings)
     reconciler.paths = {Kind.FINE_TUNE: finetunes, Kind.ADAPTER_DEPLOYMENT: paths.deployments(world, settings)}
     reconciler.forget_data = observer.data.forget

@@ -52,5 +52,8 @@ class Objects:
             del self._texts[ghost]
         return ghosts
 
+    def __contains__(self, ref: Ref) -> bool:
+        return ref in self._texts
+
     def __len__(self) -> int:
         return len(self._texts)

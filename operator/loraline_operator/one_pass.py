@@ -73,6 +73,8 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
     """Takes a child that this pass has created or met."""
     told: Callable[[Ref], None]
     """Called when a status that others follow was written."""
+    refers: Callable[[Ref, Iterable[Ref]], None]
+    """Takes what the object refers to."""
 
     def targets(self, manifest: Manifest) -> Iterable[Ref]:
         """The objects that it refers to."""
@@ -119,6 +121,7 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
         self, manifest: Manifest, depth: Depth, before: ObservedT | None = None
     ) -> Look[SpecT, StatusT, ObservedT]:
         object = self.parse(manifest)
+        self.refers(object.ref, self.refers_to(object))
         seen = await self.observe(object, depth, before)
         return Look(manifest, object, seen, self.plan(object, seen, self.settings, datetime.now(UTC)))
 

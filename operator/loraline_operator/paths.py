@@ -44,6 +44,8 @@ class World:
     complaints: Complaints
     told: Callable[[Ref], None]
     """Called with an object whose status has changed in what others follow."""
+    refers: Callable[[Ref, Iterable[Ref]], None]
+    """Called with an object and what it refers to."""
 
 
 def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finetune.Observer]:
@@ -68,6 +70,7 @@ def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finet
         only_tells=_only_tells,
         wrote=world.children.wrote,
         told=world.told,
+        refers=world.refers,
     )
     return path, observer
 
@@ -92,6 +95,7 @@ def deployments(world: World, settings: Settings) -> KindPath:
         only_tells=lambda old, new: True,
         wrote=_forget,
         told=world.told,
+        refers=world.refers,
     )
     return path
 

@@ -49,7 +49,7 @@ class Reconciler:
         self._objects = objects
         self._queue = queue
         self._settings = settings
-        self._references = References()
+        self.references = References()
         self._soon = asyncio.Event()
         cluster.recovered = self._soon.set
 
@@ -74,7 +74,7 @@ class Reconciler:
 
     def told(self, ref: Ref) -> None:
         """What refers to an object runs, as its status or its content has changed."""
-        for source in self._references.to(ref):
+        for source in self.references.to(ref):
             self._queue.add(source)
 
     async def work(self) -> None:
@@ -144,7 +144,7 @@ class Reconciler:
             self.health.problem = str(error)
             logger.warning("resync: %s", error)
             return None
-        for ghost in self._references.keep_only(keys):
+        for ghost in self.references.keep_only(keys):
             self._queue.forget(ghost)
         metrics.count_finetunes(phases)
         for key in sorted(keys):
@@ -161,7 +161,7 @@ class Reconciler:
                 ref = Ref(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
                 keys.add(ref)
                 self._objects.put(ref, manifest)
-                self._references.set(ref, self._targets(ref, manifest))
+                self.references.set(ref, self._targets(ref, manifest))
                 if kind is Kind.FINE_TUNE:
                     phases[(manifest.get("status") or {}).get("phase", "Pending")] += 1
         for ghost in self._objects.keep_only(kind, namespace, keys, version):
@@ -178,11 +178,8 @@ class Reconciler:
 
     async def _reconcile(self, key: Ref) -> float | None:
         """One pass over one object."""
-        manifest = self._objects.get(key)
-        if manifest is None:
-            self._references.set(key, ())
+        if key not in self._objects:
+            self.references.set(key, ())
             self._queue.forget(key)
             return None
-        path = self.paths[key.kind]
-        self._references.set(key, path.targets(manifest))
-        return await path.run(key)
+        return await self.paths[key.kind].run(key)

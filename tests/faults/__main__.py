@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=0, help="plays so many pairs as well, always the same ones")
     parser.add_argument("--manifests", type=int, default=0, help="judges so many generated manifests as well")
     parser.add_argument("--at-once", type=int, default=ground.AT_ONCE, help="plans at once")
+    parser.add_argument("--limit-s", type=float, default=float("inf"), help="begins no plan after so many seconds")
     parser.add_argument("--list", action="store_true", help="says what the faults are")
     parser.add_argument("--report", type=Path, default=REPORT)
     parser.add_argument(
@@ -57,7 +58,8 @@ async def _run(options: argparse.Namespace, folder: Path) -> tuple[list[Result],
         if failed:
             return results, None
         chosen = asked or _chosen(options, ground.singles(references))
-        results += await ground.run(arena, chosen, references, options.at_once)
+        sys.stderr.write(f"{len(chosen)} plans\n")
+        results += await ground.run(arena, chosen, references, options.at_once, limit_s=options.limit_s)
         return results, await judge.judge(arena, options.manifests) if options.manifests else None
 
 
@@ -65,9 +67,7 @@ def _chosen(options: argparse.Namespace, every: list[Plan]) -> list[Plan]:
     pairs = plans.pairs(every, options.pairs)
     if options.fault:
         every = [plan for plan in every if set(plan.faults) & set(options.fault)]
-    if options.sample:
-        every = plans.sample(every, options.sample)
-    return every + pairs
+    return plans.sample(every, options.sample or len(every)) + pairs
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 
@@ -61,15 +62,28 @@ async def learn(arena: Arena, names: Iterable[str], at_once: int) -> tuple[dict[
 
 
 async def run(
-    arena: Arena, chosen: Sequence[Plan], references: dict[str, Reference], at_once: int, *, is_told: bool = True
+    arena: Arena,
+    chosen: Sequence[Plan],
+    references: dict[str, Reference],
+    at_once: int,
+    *,
+    is_told: bool = True,
+    limit_s: float = float("inf"),
 ) -> list[Result]:
-    """Plays plans, several at once, in their order; each in a task, and so in a context, of its own."""
+    """Plays plans, several at once, in their order; each in a task, and so in a context, of its own.
+
+    Args:
+        limit_s: seconds after which no other plan is begun.
+    """
     slots = asyncio.Semaphore(at_once)
+    end = time.monotonic() + limit_s
     done = 0
 
-    async def one(plan: Plan) -> Result:
+    async def one(plan: Plan) -> Result | None:
         nonlocal done
         async with slots:
+            if time.monotonic() > end:
+                return None
             try:
                 result = await play.play(arena, plan, references[plan.flow])
             except Exception as error:  # one plan that cannot be played does not end the others
@@ -81,7 +95,8 @@ async def run(
             sys.stderr.write(f"[{done}/{len(chosen)}] {plan.id}: {verdict}{away}, {result.seconds} s\n")
         return result
 
-    return list(await asyncio.gather(*(asyncio.create_task(one(plan)) for plan in chosen)))
+    results = await asyncio.gather(*(asyncio.create_task(one(plan)) for plan in chosen))
+    return [result for result in results if result is not None]
 
 
 def singles(references: dict[str, Reference]) -> list[Plan]:

@@ -37,7 +37,7 @@ RECOVERY_LIMIT_S = 15.0
 RESTART_S = 0.2
 ARGUMENTS = (
     *("--resync-interval-s", "3", "--progress-interval-s", "0.5", "--dataset-interval-s", "1"),
-    *("--workers", "4"),
+    *("--workers", "4", "--lease-duration-s", "15"),
 )
 SHORT_LEASE = ("--lease-duration-s", "5")
 HOUR_S = {Fault.JUMP_FORWARD: "+3600", Fault.JUMP_BACK: "-3600"}

@@ -16,6 +16,9 @@ from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.cluster import Cluster
 from loraline_operator.observed_finetune import Data, DataProblem, MissingData
 
+MAX_KNOWN = 50_000
+"""ConfigMaps that are remembered; the oldest go first."""
+
 CONTENT_BYTES = 8 << 20
 """Content that is kept, so that data which several fine-tunes train on is read once."""
 
@@ -35,7 +38,7 @@ class DataReader:
     def __init__(self, cluster: Cluster, recheck_s: float) -> None:
         self._cluster = cluster
         self._recheck_s = recheck_s
-        self._known: dict[Ref, dict[str, Known]] = {}
+        self._known: OrderedDict[Ref, dict[str, Known]] = OrderedDict()
         self._content: OrderedDict[str, str] = OrderedDict()
         """Content by digest."""
 
@@ -68,6 +71,8 @@ class DataReader:
 
     def _remember(self, ref: Ref, place: Location, known: Known) -> None:
         self._known.setdefault(ref, {})[place.path] = known
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
 
     def _keep(self, data: Data) -> None:
         self._content[data.digest] = data.content

@@ -62,7 +62,7 @@ class Observer:
     def __init__(
         self, cluster: Cluster, poller: Poller, children: Children, complaints: Complaints, settings: Settings
     ) -> None:
-        self.data = DataReader(cluster, settings.resync_interval_s)
+        self.data = DataReader(cluster, settings.resync_interval_s / 2)  # each resync reads anew
         self.pace = Pace(settings.progress_interval_s, settings.progress_per_s)
         self._cluster = cluster
         self._poller = poller

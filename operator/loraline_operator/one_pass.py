@@ -69,6 +69,8 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
     with_conflict: Callable[[ObservedT, str], ObservedT]
     only_tells: Callable[[StatusT, StatusT], bool]
     """Whether a new status only tells what is seen, and decides nothing that later passes build on."""
+    only_progress: Callable[[StatusT, StatusT], bool]
+    """Whether a new status is of no concern to objects that follow this one."""
     wrote: Callable[[Ref, Manifest], None]
     """Takes a child that this pass has created or met."""
     told: Callable[[Ref], None]
@@ -143,6 +145,7 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
             await self._write_status(look)
             for event in plan.events:
                 await self._post(object, event)
+            return 0 if plan.requeue_after_s is None else plan.requeue_after_s  # its own event will be no news
         return plan.requeue_after_s
 
     async def _write_status(self, look: Look[SpecT, StatusT, ObservedT]) -> None:
@@ -152,7 +155,7 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
         kept = {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")}
         answer = await self.cluster.replace(ref, body | {"metadata": kept}, subresource="status")
         self.objects.put(ref, body | {"metadata": answer["metadata"]})
-        if not self._only_tells(look):
+        if not self.only_progress(look.object.status, look.plan.status):
             self.told(ref)
 
     async def _apply(self, object: CustomObject[SpecT, StatusT], actions: tuple[Action, ...]) -> None:

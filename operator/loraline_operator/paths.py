@@ -29,7 +29,8 @@ from loraline_operator.one_pass import KindPath, Path
 from loraline_operator.poll import Poller
 from loraline_operator.settings import Settings
 
-WORDS = ("phase", "conditions", "progress", "display", "observed_generation")
+PROGRESS = ("progress", "display")
+WORDS = (*PROGRESS, "phase", "conditions", "observed_generation")
 """What a fine-tune's status tells; the rest decides about runs."""
 
 
@@ -67,7 +68,8 @@ def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finet
         observe=observer.observe,
         plan=plan,
         with_conflict=lambda seen, name: replace(seen, conflict=name),
-        only_tells=_only_tells,
+        only_tells=lambda old, new: _differ_only(old, new, WORDS),
+        only_progress=lambda old, new: _differ_only(old, new, PROGRESS),
         wrote=world.children.wrote,
         told=world.told,
         refers=world.refers,
@@ -93,6 +95,7 @@ def deployments(world: World, settings: Settings) -> KindPath:
         plan=plan_deployment.plan,
         with_conflict=lambda seen, name: replace(seen, conflict=name),
         only_tells=lambda old, new: True,
+        only_progress=lambda old, new: False,
         wrote=_forget,
         told=world.told,
         refers=world.refers,
@@ -100,8 +103,9 @@ def deployments(world: World, settings: Settings) -> KindPath:
     return path
 
 
-def _only_tells(old: LoraFineTuneStatus, new: LoraFineTuneStatus) -> bool:
-    return new.model_copy(update={name: getattr(old, name) for name in WORDS}) == old
+def _differ_only(old: LoraFineTuneStatus, new: LoraFineTuneStatus, names: tuple[str, ...]) -> bool:
+    """Whether two statuses are the same but for these parts."""
+    return new.model_copy(update={name: getattr(old, name) for name in names}) == old
 
 
 def _forget(ref: Ref, manifest: Manifest) -> None:

@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 
 from cluster import fixture
-from faults import ground, judge, plans
+from faults import ground, judge, plans, proxy
+from faults.plans import Fault
 from faults.play import Arena, Reference
 from harness import operator_process as harness
 
 FLOWS = ("first-run", "edit", "suspend", "rollout")
 PLANS = 16
+LASTING = ("first-run/outage/post-jobs-1", "first-run/pause/post-jobs-1")
+SHORT_OUTAGE_S = 12.0
+"""Longer than the ten seconds for which a leader may write after its last renewal."""
+
 MANIFESTS = 60
 FOUND_BY = {
     "chance-names": "first-run/kill/post-jobs-1",
@@ -48,13 +53,17 @@ async def references(arena: Arena, names: tuple[str, ...]) -> dict[str, Referenc
     return learned
 
 
-async def test_a_sample_of_faults_leads_to_the_end_of_the_clean_run(arena: Arena) -> None:
+async def test_a_sample_of_faults_leads_to_the_end_of_the_clean_run(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(proxy.OUTAGE_S, Fault.OUTAGE, SHORT_OUTAGE_S)
     learned = await references(arena, FLOWS)
     lasting = set(plans.ONCE_A_FLOW)
-    chosen = plans.sample([plan for plan in ground.singles(learned) if not lasting & set(plan.faults)], PLANS)
+    short = [plan for plan in ground.singles(learned) if not lasting & set(plan.faults)]
+    chosen = [*map(plans.parse, LASTING), *plans.sample(short, PLANS)]
     results = await ground.run(arena, chosen, learned, ground.AT_ONCE, is_told=False)
     assert {result.plan: result.problems for result in results if not result.converged} == {}
-    assert len(results) == PLANS
+    assert len(results) == len(chosen)
 
 
 async def test_generated_manifests_come_to_rest_or_are_refused_by_the_name_of_a_field(arena: Arena) -> None:

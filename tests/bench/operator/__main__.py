@@ -121,12 +121,14 @@ def _operator(who: str, folder: Path) -> tuple[Operator, Any]:
     """The process, and what counts its requests to the API server."""
     log = (folder / f"{who}.log").open("ab")
     paths = os.pathsep.join(str(harness.REPOSITORY / part) for part in ("crds", "operator", "tests"))
-    if who == "baseline":
-        return Operator((sys.executable, "-m", "bench.operator.baseline"), {"PYTHONPATH": paths}, log), None
     port = fixture.free_port()
+    if who == "baseline":
+        command: tuple[str, ...] = (sys.executable, "-m", "bench.operator.baseline", str(port))
+        return Operator(command, {"PYTHONPATH": paths}, log, f"http://127.0.0.1:{port}/healthz"), None
     listen = ("--namespace", harness.OPERATOR_NAMESPACE, "--listen", f"127.0.0.1:{port}")
     command = (sys.executable, *OURS, *IMAGES, *listen, "--lease-duration-s", "60")
-    return Operator(command, {"PYTHONPATH": paths}, log), functools.partial(_requests, port)
+    operator = Operator(command, {"PYTHONPATH": paths}, log, f"http://127.0.0.1:{port}/readyz")
+    return operator, functools.partial(_requests, port)
 
 
 async def _requests(port: int) -> int:

@@ -1,7 +1,7 @@
 """The operator to compare with: kopf as its documentation has it, with create and update handlers and a status patch.
 
 It makes the same ConfigMap and Job as ours, by our own thin client, and no more: no retries, no deletion, no progress.
-Run it with `python -m bench.operator.baseline`.
+Run it with `python -m bench.operator.baseline PORT`; its probe listens at that port.
 """
 
 from __future__ import annotations
@@ -67,5 +67,6 @@ async def reconcile(body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:
 
 if __name__ == "__main__":
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    asyncio.run(kopf.operator(clusterwide=True, standalone=True))
+    probe = f"http://127.0.0.1:{sys.argv[1]}/healthz"
+    asyncio.run(kopf.operator(clusterwide=True, standalone=True, liveness_endpoint=probe))
     sys.exit(0)

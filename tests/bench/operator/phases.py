@@ -11,14 +11,20 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
+
 from bench.operator import load
 from bench.operator.load import Watch
 from bench.operator.processes import Meter, cpu_s, memory_mb
 from faults.proxy import Upstream
+from harness.operator_process import eventually
 
 BURST_LIMIT_S = 1800.0
 JOBS = f"/apis/batch/v1/namespaces/{load.NAMESPACE}/jobs"
-IDLE_S = 2.0
+IDLE_S = 4.0
+BUSY_S = 0.04
+"""CPU time in a quarter of a second from which a process counts as busy."""
+
 BYTECODE = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": "/tmp/loraline-bench-bytecode"}
 """Images bring compiled code; a checkout compiles at the first start, which is then not part of the second."""
 
@@ -48,8 +54,8 @@ class Plant:
 class Operator:
     """The process that is measured."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Any) -> None:
-        self._command, self._environment, self._log = command, environment, log
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Any, probe: str) -> None:
+        self._command, self._environment, self._log, self._probe = command, environment, log, probe
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -63,6 +69,13 @@ class Operator:
         self._process = await asyncio.create_subprocess_exec(
             *self._command, env={**os.environ, **BYTECODE, **self._environment}, stdout=self._log, stderr=self._log
         )
+
+    async def is_up(self) -> bool:
+        """Whether its probe answers well: before that it is starting, and not idle."""
+        with contextlib.suppress(aiohttp.ClientError):
+            async with aiohttp.ClientSession() as session, session.get(self._probe) as answer:
+                return answer.status == 200 and b'"leader": false' not in await answer.read()
+        return False
 
     async def stop(self) -> None:
         """Ends it."""
@@ -117,7 +130,7 @@ async def restart(plant: Plant, operator: Operator, count: int, counters: Any) -
     revision = await plant.upstream.revision()
     started = time.monotonic()
     async with operator.running():
-        seconds = await _until_idle(operator.pid, started)
+        seconds = await _until_idle(operator, started)
         found = {
             "objects": count,
             "seconds": round(seconds, 2),
@@ -128,13 +141,14 @@ async def restart(plant: Plant, operator: Operator, count: int, counters: Any) -
     return found | {"revisions": await plant.upstream.revision() - revision}
 
 
-async def _until_idle(pid: int, started: float) -> float:
-    """Seconds from the start to the last moment at which it was busy, once it has been idle for a while."""
-    busy_at, before = time.monotonic(), cpu_s(pid)
+async def _until_idle(operator: Operator, started: float) -> float:
+    """Seconds from the start to the last moment at which it was busy, once it has been up and idle for a while."""
+    await eventually(operator.is_up, "the operator is up", BURST_LIMIT_S)
+    busy_at, before = time.monotonic(), cpu_s(operator.pid)
     while time.monotonic() - busy_at < IDLE_S:
-        await asyncio.sleep(0.1)
-        now = cpu_s(pid)
-        if now - before > 0.02:
+        await asyncio.sleep(0.25)
+        now = cpu_s(operator.pid)
+        if now - before > BUSY_S:
             busy_at = time.monotonic()
         before = now
     return busy_at - started
@@ -164,7 +178,7 @@ async def latency(plant: Plant, operator: Operator, prefix: str, count: int, per
 async def steady(plant: Plant, operator: Operator, count: int, seconds: float, counters: Any) -> dict[str, Any]:
     """Running fine-tunes whose progress is polled: CPU, requests and memory."""
     async with load.progress() as looks, operator.running():
-        await _until_idle(operator.pid, time.monotonic())
+        await _until_idle(operator, time.monotonic())
         meter, requests, before = Meter({"operator": operator.pid, **plant.pids}), await counters(), looks[0]
         await asyncio.sleep(seconds)
         used, total = meter.read(), await counters()

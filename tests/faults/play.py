@@ -28,8 +28,8 @@ from loraline_operator import lease
 from loraline_operator.actions import Kind, Ref
 from loraline_operator.cluster import Cluster
 
-STEP_LIMIT_S = 60.0
-CONVERGE_S = 20.0
+STEP_LIMIT_S = 120.0
+CONVERGE_S = 30.0
 QUIET_S = 4.0
 """Longer than the resync interval of `ARGUMENTS`."""
 

@@ -38,6 +38,7 @@ class Switchboards:
         """Versions that the pods refuse."""
         self._tenant = tenant
         self._serving: dict[str, dict[str, str]] = {}
+        self._states: dict[str, SwitchboardState] = {}
         self._runners: dict[str, tuple[str, web.AppRunner]] = {}
 
     @contextlib.asynccontextmanager
@@ -70,10 +71,10 @@ class Switchboards:
             await self._runners.pop(name)[1].cleanup()
 
     async def _serve(self, pod: Manifest) -> tuple[str, web.AppRunner]:
-        name, deployment = pod["metadata"]["name"], pod["metadata"]["labels"][naming.DEPLOYMENT_LABEL]
+        name = pod["metadata"]["name"]
 
         async def state(_: web.Request) -> web.Response:
-            found = await self.state(name, deployment)
+            found = self._states.get(name, SwitchboardState())
             return web.Response(text=found.model_dump_json(by_alias=True), content_type="application/json")
 
         application = web.Application()
@@ -87,7 +88,8 @@ class Switchboards:
     async def _follow(self, pod: Manifest, address: str) -> None:
         """The kubelet's part: the pod runs, and is Ready when its switchboard says so."""
         name = pod["metadata"]["name"]
-        state = await self.state(name, pod["metadata"]["labels"][naming.DEPLOYMENT_LABEL])
+        state = await self._state(name, pod["metadata"]["labels"][naming.DEPLOYMENT_LABEL])
+        self._states[name] = state
         ready = {"type": "Ready", "status": "True" if state.ready else "False"}
         status = pod["status"]
         conditions = [c for c in status.get("conditions") or () if c["type"] != "Ready"]
@@ -97,7 +99,7 @@ class Switchboards:
         wanted = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": [*conditions, ready]}
         await self._tenant.set_pod_status(name, wanted)
 
-    async def state(self, pod: str, deployment: str) -> SwitchboardState:
+    async def _state(self, pod: str, deployment: str) -> SwitchboardState:
         """What the pod's switchboard tells."""
         ref = self._tenant.ref(Kind.CONFIG_MAP, naming.routes_name(deployment))
         manifest = await self._tenant.cluster.get(ref)

@@ -37,9 +37,11 @@ RECOVERY_LIMIT_S = 15.0
 RESTART_S = 0.2
 ARGUMENTS = (
     *("--resync-interval-s", "3", "--progress-interval-s", "0.5", "--dataset-interval-s", "1"),
-    *("--workers", "4", "--lease-duration-s", "15"),
+    *("--workers", "4"),
 )
-SHORT_LEASE = ("--lease-duration-s", "5")
+LEASE_S = {Fault.PAUSE: "5", Fault.OUTAGE: "15", Fault.LONG_OUTAGE: "15"}
+"""Where the Lease matters; elsewhere it is a minute, as a starved machine must not end a leader."""
+
 HOUR_S = {Fault.JUMP_FORWARD: "+3600", Fault.JUMP_BACK: "-3600"}
 LIBFAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 NUMBERS = itertools.count(1)
@@ -142,13 +144,17 @@ class Operators:
         replica = Forked(
             _kubeconfig(self._arena.folder / f"{name}.kubeconfig", proxy.port),
             self._arena.folder / f"{name}.log",
-            arguments=(*namespace, *ARGUMENTS, *(SHORT_LEASE if Fault.PAUSE in self._plan.faults else ())),
+            arguments=(*namespace, *ARGUMENTS, *self._lease()),
             environment=self._faked_clock() if set(self._plan.faults) & set(HOUR_S) else {},
             forks=self._arena.forks,
         )
         self._replicas.append(replica)
         await replica.start()
         self._keepers.append(asyncio.create_task(self._keep(replica)))
+
+    def _lease(self) -> tuple[str, ...]:
+        durations = [LEASE_S[fault] for fault in self._plan.faults if fault in LEASE_S]
+        return ("--lease-duration-s", durations[0]) if durations else ()
 
     async def stop(self) -> None:
         """Ends all replicas."""

@@ -152,6 +152,10 @@ class Operators:
         await replica.start()
         self._keepers.append(asyncio.create_task(self._keep(replica)))
 
+    async def is_watching(self) -> bool:
+        """Whether the first replica leads and watches our kinds."""
+        return "lorafinetunes" in self.proxies[0].trace.watched
+
     def _lease(self) -> tuple[str, ...]:
         durations = [LEASE_S[fault] for fault in self._plan.faults if fault in LEASE_S]
         return ("--lease-duration-s", durations[0]) if durations else ()
@@ -336,8 +340,8 @@ async def _recording(record: Record) -> AsyncIterator[None]:
 async def _operating(operators: Operators, plan: Plan) -> AsyncIterator[None]:
     try:
         await operators.start(plan.strikes)
+        await eventually(operators.is_watching, "the operator watches")  # so that what is created comes as an event
         if Fault.PAUSE in plan.faults:
-            await asyncio.sleep(3)  # the first one leads before the second starts
             await operators.start()
         yield
     finally:

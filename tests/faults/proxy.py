@@ -43,6 +43,8 @@ class Trace:
     events: list[str] = field(default_factory=list)
     write_times: list[float] = field(default_factory=list)
     struck: list[str] = field(default_factory=list)
+    watched: set[str] = field(default_factory=set)
+    """Kinds of which the operator has opened a watch."""
     up_again_at: float | None = None
     """When the last outage ended, by the event loop's clock."""
 
@@ -204,6 +206,7 @@ class Proxy:
             if answer.status != 200:
                 return web.Response(status=answer.status, body=await answer.read())
             await response.prepare(request)
+            self.trace.watched.add(parts["plural"])
             async for line in lines(answer.content):
                 await self._thawed.wait()
                 if self._is_down or not await self._pass_event(request, response, parts["plural"], line):

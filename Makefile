@@ -16,7 +16,7 @@ SAMPLE ?=
 PAIRS ?= 60
 SIZES ?= 100,1000,5000
 
-.PHONY: help demo demo-down test check faults bench-operator fmt generate lock
+.PHONY: help demo demo-down test check parts faults bench-operator fmt generate lock
 
 help: ## List these verbs.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,18 +24,26 @@ help: ## List these verbs.
 demo: ## Fine-tune a real model on a real Kubernetes and chat with it (10 minutes; leaves the cluster up).
 	@$(DEV); "$$dev/bin/python" -m demo $(if $(CONTEXT),--context "$(CONTEXT)") $(if $(REGISTRY),--registry "$(REGISTRY)")
 
-demo-down: ## Remove the demo's cluster.
+demo-down: ## Remove the demo's cluster, or with CONTEXT=name what the demo made on that one.
 	@$(DEV); "$$dev/bin/python" -m demo down $(if $(CONTEXT),--context "$(CONTEXT)")
 
-test: check ## Run everything, on the built-in cluster (Linux, root).
-	@tests/tools/setup.sh system; tests/tools/setup.sh k8s-node >/dev/null; tests/images/build.sh >/dev/null; \
-	$(DEV); "$$dev/bin/python" -m pytest tests/cluster tests/api tests/operator tests/faults tests/e2e
+# Two lanes for two cores: what computes (PyTorch, vLLM) beside what mostly waits.
+CODE_LANE = ruff check . && ruff format --check . && mypy $(PYTHON_CODE) && lint-imports && \
+	python -m pytest tests/unit tests/argocd
+MODEL_LANE = python -m pytest tests/trainer tests/switchboard
+LANES = export PATH="$$dev/bin:$$PATH"; python tests/tools/side_by_side.py
 
-check: ## Run what needs neither root nor a cluster: style, types, layers, unit tests, trainer and switchboard.
-	@$(DEV); tests/tools/setup.sh vllm >/dev/null; tests/tools/setup.sh tools >/dev/null; \
-	tests/tools/setup.sh argocd >/dev/null; export PATH="$$dev/bin:$$PATH"; \
-	ruff check .; ruff format --check .; mypy $(PYTHON_CODE); lint-imports; \
-	python -m pytest tests/unit tests/argocd tests/trainer tests/switchboard
+test: parts ## Run everything, on the built-in cluster (Linux, root).
+	@tests/tools/setup.sh system; tests/tools/setup.sh k8s-node >/dev/null; tests/tools/setup.sh registry >/dev/null; \
+	tests/images/build.sh >/dev/null; $(DEV); \
+	$(LANES) "code=$(CODE_LANE) tests/cluster tests/api tests/operator tests/faults" "models=$(MODEL_LANE)"; \
+	python -m pytest tests/e2e
+
+check: parts ## Run what needs neither root nor a cluster: style, types, layers, unit tests, trainer and switchboard.
+	@$(DEV); $(LANES) "code=$(CODE_LANE)" "models=$(MODEL_LANE)"
+
+parts:
+	@for part in dev vllm tools argocd; do tests/tools/setup.sh $$part >/dev/null; done
 
 faults: ## Break the operator's world at every point (half an hour; PLAN=id plays one again, SAMPLE=n some, PAIRS=n).
 	@tests/tools/setup.sh system; $(DEV); "$$dev/bin/python" -m faults $(if $(PLAN),--plan "$(PLAN)",\
@@ -49,9 +57,10 @@ bench-operator: ## Measure the operator beside a plain kopf operator, on the bui
 fmt: ## Format the code.
 	@$(DEV); "$$dev/bin/ruff" check --fix .; "$$dev/bin/ruff" format .
 
-generate: ## Write what is generated: CRD YAML, the chart's copy of it, the field reference, Argo CD's patch.
+generate: ## Write what is generated: CRD YAML, the chart's copy of it, the field reference, Argo CD's patch, the policy's schema.
 	@$(DEV); "$$dev/bin/python" -m loraline_api.crd crds; "$$dev/bin/python" -m loraline_api.crd charts/loraline/crds; \
-	"$$dev/bin/python" docs/generate.py; "$$dev/bin/python" charts/argocd/generate.py
+	"$$dev/bin/python" docs/generate.py; "$$dev/bin/python" charts/argocd/generate.py; \
+	"$$dev/bin/python" charts/generate_schema.py
 
 lock: ## Pin the dependencies anew.
 	@tests/tools/lock.sh

@@ -6,10 +6,21 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from loraline_api.model import ApiModel
+from loraline_api.model import ApiModel, Rule, by_rule
 from loraline_api.storage import ObjectName, Toleration
 
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=32)]
+QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
+
+Quantity = Annotated[
+    str,
+    Field(
+        pattern=QUANTITY,
+        max_length=32,
+        json_schema_extra=by_rule(
+            Rule(f"self.matches(r'{QUANTITY}')", "must be a quantity, such as 500m or 2 of cpu, and 16Gi of memory")
+        ),
+    ),
+]
 
 
 class ResourceRequests(ApiModel):
@@ -29,7 +40,8 @@ class Compute(ApiModel):
     gpu_type: str | None = Field(
         default=None,
         max_length=63,
-        description="Runs on nodes whose label nvidia.com/gpu.product has this value, as in NVIDIA-H100-80GB-HBM3.",
+        description="Runs on nodes whose label nvidia.com/gpu.product has this value, as in NVIDIA-H100-80GB-HBM3. A "
+        "fine-tune may also name a card of the policy's catalogue, as in H100.",
     )
     requests: ResourceRequests = Field(default=ResourceRequests(), description="CPU, memory and disk of the pod.")
     node_selector: dict[str, str] = Field(default={}, description="Labels that the node must have.")
@@ -40,3 +52,8 @@ class Compute(ApiModel):
     service_account_name: ObjectName | None = Field(
         default=None, description="ServiceAccount of the pods, for workload identity (default: default)."
     )
+
+    @property
+    def total_gpus(self) -> int:
+        """GPUs of all pods together."""
+        return self.gpus

@@ -38,6 +38,7 @@ class ConditionType(StrEnum):
     # AdapterDeployment
     COMPATIBLE = "Compatible"
     LOADED = "Loaded"
+    SELECTED = "Selected"
     PROGRESSING = "Progressing"
     DEGRADED = "Degraded"
 
@@ -48,6 +49,8 @@ class Reason(StrEnum):
     # The object
     INVALID_SPEC = "InvalidSpec"
     NAME_CONFLICT = "NameConflict"
+    POLICY_VIOLATION = "PolicyViolation"
+    POLICY_INVALID = "PolicyInvalid"
     # Run control
     PENDING = "Pending"
     RUNNING = "Running"
@@ -58,6 +61,8 @@ class Reason(StrEnum):
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     UNSCHEDULABLE = "Unschedulable"
+    GPU_TOO_SMALL = "GpuTooSmall"
+    WAITING_FOR_GPUS = "WaitingForGpus"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     CONFIG_MISSING = "ConfigMissing"
     # Outcomes of an attempt (loraline_api.outcome says which exit code means which)
@@ -80,6 +85,10 @@ class Reason(StrEnum):
     ROLLING_OUT = "RollingOut"
     WAITING_FOR_ADAPTER = "WaitingForAdapter"
     FINETUNE_NOT_FOUND = "FineTuneNotFound"
+    CHECK_FAILED = "CheckFailed"
+    NO_FREE_SLOT = "NoFreeSlot"
+    TOO_MANY_ROUTES = "TooManyRoutes"
+    REPLICAS_DISAGREE = "ReplicasDisagree"
     PODS_NOT_READY = "PodsNotReady"
     SERVING = "Serving"
     ADAPTER_REJECTED = "AdapterRejected"

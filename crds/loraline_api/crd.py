@@ -28,6 +28,8 @@ FINETUNE_COLUMNS: tuple[Column, ...] = (
     ("Base", "string", ".spec.baseModel.uri", 1),
     ("Run", "string", ".status.run.id", 1),
     ("Attempt", "integer", ".status.run.attempt", 1),
+    ("GPU", "string", ".status.estimate.gpu", 1),
+    ("GiB", "string", ".status.estimate.memoryGiB", 1),
     ("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason", 1),
     ("Age", "date", ".metadata.creationTimestamp", 0),
 )

@@ -10,9 +10,15 @@ from pydantic import Field
 from loraline_api.compute import Compute
 from loraline_api.conditions import Condition
 from loraline_api.model import ApiModel, Rule, StatusModel, by_rule
+from loraline_api.selector import LabelSelector
 from loraline_api.storage import BaseModelSource, LabelName, ObjectName, S3Access, uri_rule
 
 ADAPTER_URI = r"^s3://[^/\s]+/[^\r\n]+$"
+PUBLISHED_URI = r"^s3://[^/\s]+/([^\r\n]+/)?adapters/[0-9a-f]{12}/?$"
+"""What the API server takes; the model takes more, so that an object of earlier times loses one route and not all."""
+
+MAX_ROUTES = 256
+"""Routes of a deployment: its own and those of the selector together."""
 
 LoraRank = Literal[8, 16, 32, 64, 128, 256, 320, 512]
 """Ranks that vLLM's --max-lora-rank takes (vLLM: config/lora.py, MaxLoRARanks)."""
@@ -25,13 +31,21 @@ class Server(ApiModel):
         default=None, max_length=512, description="Image of vLLM (default: the operator's setting)."
     )
     max_loras: int = Field(
-        default=4, ge=2, le=256, description="Adapter versions in GPU memory at once; a rollout holds two of a route."
+        default=4,
+        ge=2,
+        le=256,
+        description="Adapter versions in GPU memory, and so in one batch; requests of a further one wait. "
+        "As many routes are rolled out at once as there are more of them than routes, at least one.",
     )
     max_lora_rank: LoraRank = Field(
         default=64, description="Highest rank that is served; higher costs memory and speed."
     )
     max_cpu_loras: int | None = Field(
-        default=None, ge=2, le=4096, description="Adapter versions in CPU memory (default: twice maxLoras)."
+        default=None,
+        ge=2,
+        le=4096,
+        description="Adapter versions that a pod holds (default: twice maxLoras); one is kept free for rollouts, and "
+        "routes beyond wait. vLLM would read further ones from disk in the middle of requests.",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(default="auto", description="Type of the weights.")
     quantization: str | None = Field(
@@ -41,6 +55,12 @@ class Server(ApiModel):
     extra_args: list[Annotated[str, Field(min_length=1, max_length=512)]] = Field(
         default=[], max_length=64, description="Further arguments of vLLM."
     )
+
+    @property
+    def slots(self) -> int:
+        """Versions that a pod holds at most."""
+        return self.max_cpu_loras if self.max_cpu_loras is not None else 2 * self.max_loras
+
     rules = (
         Rule(
             "!has(self.maxCpuLoras) || self.maxCpuLoras >= self.maxLoras",
@@ -49,9 +69,10 @@ class Server(ApiModel):
         Rule(
             "!has(self.extraArgs) || self.extraArgs.all(a, !a.startsWith('--host') && !a.startsWith('--port') && "
             "!a.startsWith('--api-server-count') && !a.startsWith('--served-model-name') && "
-            "!a.startsWith('--lora-modules'))",
+            "!a.startsWith('--lora-modules') && !a.startsWith('--max-lora') && !a.startsWith('--max-cpu-lora'))",
             "server.extraArgs holds an argument that Loraline sets itself (--host, --port, --api-server-count, "
-            "--served-model-name or --lora-modules); remove it",
+            "--served-model-name, --lora-modules, --max-loras, --max-lora-rank or --max-cpu-loras); remove it, and set "
+            "server.maxLoras, maxLoraRank and maxCpuLoras for the last three",
         ),
     )
 
@@ -71,7 +92,11 @@ class AdapterRoute(ApiModel):
         default=None,
         pattern=ADAPTER_URI,
         max_length=1024,
-        json_schema_extra=by_rule(uri_rule(ADAPTER_URI, "s3://bucket/prefix/adapters/<version>")),
+        json_schema_extra=by_rule(
+            uri_rule(
+                PUBLISHED_URI, "s3://bucket/prefix/adapters/<version>, as status.adapter.uri of a LoraFineTune has it"
+            )
+        ),
         description="Serve this published adapter, as in s3://bucket/prefix/adapters/<version>.",
     )
     rules = (
@@ -92,13 +117,23 @@ class AdapterDeploymentSpec(ApiModel):
     adapters: Annotated[
         list[AdapterRoute],
         Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}),
-    ] = Field(default=[], max_length=256, description="Routes, by name.")
+    ] = Field(default=[], max_length=MAX_ROUTES, description="Routes, by name.")
+    adapter_selector: LabelSelector | None = Field(
+        default=None,
+        description="Every LoraFineTune of the namespace with these labels becomes a route under its own name once it "
+        "has an adapter, follows its newest one, and goes with the label or the fine-tune. adapters[] win over it.",
+    )
     storage: S3Access | None = Field(
         default=None,
         description="How the pods read adapters and s3:// models (default: as the fine-tunes' output says).",
     )
     compute: Compute = Field(default=Compute(), description="Where and on what the serving pods run.")
     rules = (
+        Rule(
+            "!has(self.adapterSelector) || has(self.storage)",
+            "spec.adapterSelector needs spec.storage, as the pods must know where adapters lie before fine-tunes come: "
+            "set spec.storage.endpoint, region or secretRef, or storage: {} for AWS and the pod's own identity",
+        ),
         Rule(
             "self.baseModel.uri == oldSelf.baseModel.uri",
             "spec.baseModel.uri cannot be changed, as no adapter of one base model fits another: create another "
@@ -116,15 +151,20 @@ class RouteStatus(StatusModel):
     target: str | None = Field(default=None, max_length=12, description="Version that is being rolled out.")
     target_uri: str | None = Field(default=None, max_length=1024, description="URI of the version being rolled out.")
     rejected: str | None = Field(default=None, max_length=12, description="Version that was refused.")
+    selected: bool | None = Field(default=None, description="True where adapterSelector made the route.")
     reason: str = Field(default="", max_length=64, description="State of the route.")
     message: str = Field(default="", max_length=1200, description="State of the route in a sentence.")
 
 
 class PodVersion(StatusModel):
-    """A version in a pod."""
+    """A version of a route in a pod."""
 
+    route: str = Field(default="", max_length=63, description="The route.")
     version: str = Field(max_length=12, description="The version.")
-    phase: str = Field(max_length=32, description="Its phase in that pod.")
+    phase: str = Field(max_length=32, description="Its phase in that pod; Proved: loaded, listed and probed.")
+    fingerprint: str | None = Field(
+        default=None, max_length=12, description="Hash of its greedy answer to the probe; replicas agree on it."
+    )
 
 
 class PodStatus(StatusModel):
@@ -132,7 +172,12 @@ class PodStatus(StatusModel):
 
     name: str = Field(max_length=253, description="Name of the pod.")
     ready: bool = Field(default=False, description="Whether it gets requests.")
-    versions: list[PodVersion] = Field(default=[], max_length=64, description="Versions that it holds.")
+    problem: str | None = Field(default=None, max_length=600, description="Why it gets none.")
+    held: int = Field(default=0, ge=0, description="Versions that it holds.")
+    proved: int = Field(default=0, ge=0, description="Versions of them that it has proved.")
+    versions: list[PodVersion] = Field(
+        default=[], max_length=64, description="Those versions, unproved ones first; 512 over all pods."
+    )
 
 
 class AdapterDeploymentStatus(StatusModel):
@@ -151,7 +196,7 @@ class AdapterDeploymentStatus(StatusModel):
         default="", max_length=512, description="Label selector of the pods, for the scale subresource."
     )
     endpoint: str = Field(default="", max_length=512, description="URL of the Service inside the cluster.")
-    routes: list[RouteStatus] = Field(default=[], max_length=256, description="Routes and their versions.")
+    routes: list[RouteStatus] = Field(default=[], max_length=MAX_ROUTES, description="Routes and their versions.")
     display: str = Field(default="", max_length=256, description="Routes and versions, for kubectl get.")
     pods: list[PodStatus] = Field(default=[], max_length=32, description="Serving pods, at most 32.")
     updated_at: datetime | None = Field(default=None, description="When a route last changed its version.")

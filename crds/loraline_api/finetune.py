@@ -168,6 +168,12 @@ class Training(ApiModel):
         default=None, description="Stop when the held-out loss no longer falls."
     )
     seed: int = Field(default=42, ge=0, le=2**31 - 1, description="Seed of data order, adapter start and dropout.")
+    rules = (
+        Rule(
+            "!has(self.microBatchSize) || !has(self.batchSize) || self.batchSize % self.microBatchSize == 0",
+            "training.batchSize is no multiple of training.microBatchSize; choose a divisor of batchSize",
+        ),
+    )
 
 
 class Gate(ApiModel):
@@ -185,6 +191,10 @@ class Gate(ApiModel):
         Rule(
             "!has(self.min) || !has(self.max) || self.min <= self.max",
             "min is over max: no value can pass this gate; lower min or raise max",
+        ),
+        Rule(
+            "self.metric != 'exactMatch' || !has(self.min) || self.min <= 1.0",
+            "exactMatch is a share from 0 to 1, so that no adapter can pass a min over 1; write 90 % as 0.9",
         ),
     )
 
@@ -273,6 +283,11 @@ class RunRef(StatusModel):
         max_length=10,
         description="Hash of what an attempt may change: compute, retries, deadline, secrets.",
     )
+    admitted: bool | None = Field(
+        default=None,
+        description="The policy let it start: it goes on, retries included, whatever the policy becomes, until it is "
+        "suspended or its compute, retries, deadline or Secrets are edited.",
+    )
     start_time: datetime | None = Field(default=None, description="When the run started.")
     retry_time: datetime | None = Field(default=None, description="When the next attempt starts.")
     completion_time: datetime | None = Field(default=None, description="When the run ended.")
@@ -302,6 +317,56 @@ class RunRecord(StatusModel):
     completion_time: datetime = Field(description="When it ended.")
 
 
+class Estimate(StatusModel):
+    """What the run takes, estimated before any GPU is taken."""
+
+    memory_gib: str | None = Field(
+        default=None,
+        alias="memoryGiB",
+        max_length=16,
+        description="GPU memory for microBatchSize (or one) sequences of maxSeqLength, with activation checkpointing.",
+    )
+    least_memory_gib: str | None = Field(
+        default=None,
+        alias="leastMemoryGiB",
+        max_length=16,
+        description="GPU memory without which not even one short sequence at a time trains; a smaller card is refused.",
+    )
+    fast_memory_gib: str | None = Field(
+        default=None,
+        alias="fastMemoryGiB",
+        max_length=16,
+        description="GPU memory with which nothing is computed twice.",
+    )
+    gpus: list[Annotated[str, Field(max_length=63)]] = Field(
+        default=[], max_length=16, description="Cards of the catalogue that have memoryGiB, smallest first."
+    )
+    gpu: str | None = Field(
+        default=None, max_length=63, description="Card of time and cost: that of compute.gpuType, or the first of gpus."
+    )
+    tokens_per_second: int | None = Field(default=None, ge=0, description="Speed, within a factor of two.")
+    seconds_per_million_tokens: int | None = Field(default=None, ge=0, description="Time for a million tokens.")
+    cost_per_million_tokens: str | None = Field(
+        default=None, max_length=32, description="Price of a million tokens, as in 0.35 USD."
+    )
+    hours: str | None = Field(
+        default=None, max_length=16, description="Time at most, where maxSteps or maxSamples bound the tokens."
+    )
+    cost: str | None = Field(default=None, max_length=32, description="Price at most, likewise.")
+    message: str = Field(default="", max_length=512, description="The estimate in a sentence, or why there is none.")
+
+
+class Waiting(StatusModel):
+    """What a fine-tune waits for that the policy makes wait."""
+
+    behind: str | None = Field(
+        default=None, max_length=253, description="The fine-tune before it in the line for GPUs."
+    )
+    jobs: list[Annotated[str, Field(max_length=63)]] = Field(
+        default=[], max_length=16, description="Jobs that hold the GPUs, while it is the first in the line."
+    )
+
+
 class Display(StatusModel):
     """Texts for the columns of kubectl get."""
 
@@ -323,6 +388,8 @@ class LoraFineTuneStatus(StatusModel):
     run: RunRef | None = Field(default=None, description="The current run.")
     progress: Progress | None = Field(default=None, description="Progress of the current attempt.")
     display: Display | None = Field(default=None, description="Texts for the columns of kubectl get.")
+    estimate: Estimate | None = Field(default=None, description="What the run takes, estimated before it starts.")
+    waiting: Waiting | None = Field(default=None, description="What holds the GPUs that it waits for.")
     adapter: AdapterRef | None = Field(default=None, description="The newest adapter of the current inputs.")
     evaluation: list[MetricResult] = Field(default=[], max_length=16, description="Metrics before and after.")
     samples: list[Sample] = Field(default=[], max_length=3, description="Answers before and after.")

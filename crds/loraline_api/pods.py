@@ -11,6 +11,9 @@ RUN_DIR = PurePosixPath("/etc/loraline/run")
 ROUTES_DIR = PurePosixPath("/etc/loraline/routes")
 """Serving pod: the ConfigMap with the routing table."""
 
+BASE_DIR = PurePosixPath("/etc/loraline/base")
+"""Pod that checks an adapter: the ConfigMap that describes the base model."""
+
 SECRETS_DIR = PurePosixPath("/etc/loraline/secrets")
 """Both: Secrets by use: `output`, `base-model`, `train`, `eval` (training); `storage`, `base-model` (serving)."""
 

@@ -14,15 +14,13 @@ from pydantic import Field
 
 from loraline_api.conditions import Reason
 from loraline_api.model import StatusModel
+from loraline_api.probe import ProbeAnswer
 
 SWITCHBOARD_PORT = 8080
 """Port of the switchboard, the only way into a serving pod."""
 
 ENGINE_PORT = 8000
 """Port of vLLM, on loopback."""
-
-DRAIN_LIMIT_S = 300
-"""Longest wait of a leaving pod's /drain for requests in flight; its termination grace period is longer."""
 
 TABLE_KEY = "routes.json"
 """Key of the routing table in its ConfigMap."""
@@ -53,6 +51,9 @@ class RoutingTable(StatusModel):
 
     max_lora_rank: int = Field(description="Highest rank the server takes.")
     routes: list[Route] = Field(default=[], description="Routes, sorted by name.")
+    distrusted: list[str] | None = Field(
+        default=None, max_length=1000, description="Pods that answer the probe otherwise than the others: not ready."
+    )
 
     def encode(self) -> str:
         """The JSON text for the ConfigMap; equal tables give equal texts."""
@@ -86,8 +87,10 @@ class VersionState(StatusModel):
     message: str = Field(default="", max_length=1200, description="The same in a sentence.")
     root: str | None = Field(default=None, description="Folder that vLLM lists for it.")
     fingerprint: str | None = Field(default=None, description="Hash of the greedy probe's token ids.")
+    answer: ProbeAnswer | None = Field(default=None, description="The answer itself, compared between replicas.")
     in_flight: int = Field(default=0, ge=0, description="Requests that it is answering.")
-    proved_at: datetime | None = Field(default=None, description="When the proof last held.")
+    proved_at: datetime | None = Field(default=None, description="When it was first proved since it was loaded.")
+    checked_at: datetime | None = Field(default=None, description="When the proof last held.")
 
 
 class RouteState(StatusModel):

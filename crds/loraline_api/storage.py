@@ -79,6 +79,9 @@ class S3Access(ApiModel):
         default=None,
         pattern=r"^https?://",
         max_length=512,
+        json_schema_extra=by_rule(
+            Rule("self.matches('^https?://')", "must begin with http:// or https://, as in http://s3.example:9000")
+        ),
         description="URL of the S3 service, for services other than AWS, as in http://s3.example:9000.",
     )
     region: str | None = Field(default=None, max_length=64, description="Region of the bucket (default: us-east-1).")

@@ -40,6 +40,7 @@ HELP = {
     "workers": "objects that are reconciled at once",
     "namespaces": "namespaces to watch, with commas; empty watches all",
     "namespace": "the operator's own namespace, where its Lease lives",
+    "policy": "ConfigMap of that namespace with the policy",
     "listen": "address of /metrics, /healthz and /readyz",
     "lease_duration_s": "seconds without a renewal after which another replica takes over",
 }

@@ -57,7 +57,7 @@ class Copies(Generic[ChildT]):
         """The child is there."""
         owner = _owner(manifest)
         if owner is not None and self.put(manifest):
-            self._changed(owner)
+            self._tell(owner, manifest["metadata"]["name"])
 
     def put(self, manifest: Manifest) -> bool:
         """Takes a state of a child over; False when it is no news."""
@@ -84,7 +84,7 @@ class Copies(Generic[ChildT]):
             family.floor = max(family.floor, version)
             if not family.items:
                 del self._families[owner.namespace, owner.name]
-        self._changed(owner)
+        self._tell(owner, name)
 
     def keep_only(self, namespace: str | None, names: set[tuple[str, str]], version: int) -> None:
         """At that version these were all."""
@@ -95,6 +95,11 @@ class Copies(Generic[ChildT]):
                     self._changed(Ref(Kind.FINE_TUNE, place, finetune))
                 if not family.items:
                     del self._families[place, finetune]
+
+    def _tell(self, owner: Ref, name: str) -> None:
+        """Tells the owner, and whoever waits for the child itself."""
+        self._changed(owner)
+        self._changed(Ref(self.selection.kind, owner.namespace, name))
 
     def listed(self, owner: Ref, manifests: Sequence[Manifest], version: int) -> None:
         """At that version these were all children of this fine-tune."""

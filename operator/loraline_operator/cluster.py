@@ -24,6 +24,9 @@ from loraline_operator.actions import Kind, Manifest, Ref
 
 TIMEOUT_S = 20.0
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=TIMEOUT_S, connect=TIMEOUT_S / 2)
+WATCH_S = 300
+"""Time after which the API server ends a watch of one object."""
+
 PAGE_SIZE = 500
 """Objects of one list request (kubectl's own chunk size)."""
 
@@ -153,7 +156,7 @@ class Cluster:
         kind: Kind,
         namespace: str | None = None,
         *,
-        since: str,
+        since: str = "",
         labels: str | None = None,
         fields: str | None = None,
         metadata_only: bool = False,
@@ -164,8 +167,8 @@ class Cluster:
             errors.Gone: that version is too old to go on from.
             errors.Transient: the stream broke.
         """
-        query = _selection(labels, fields)
-        query |= {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": since}
+        query = _selection(labels, fields) | {"watch": "true", "allowWatchBookmarks": "true"}
+        query |= {"resourceVersion": since} if since else {"timeoutSeconds": str(WATCH_S)}
         if kind is Kind.EVENT:  # they have no bookmarks
             query["timeoutSeconds"] = str(int(SILENCE_S / 2))
         path = _path(kind, namespace)

@@ -23,6 +23,7 @@ from loraline_operator.cluster import Cluster
 from loraline_operator.complaints import SELECTIONS, Complaints
 from loraline_operator.lease import Lease
 from loraline_operator.objects import Objects
+from loraline_operator.policy_store import PolicyStore
 from loraline_operator.poll import Poller
 from loraline_operator.probes import Probes
 from loraline_operator.queue import WorkQueue
@@ -51,29 +52,33 @@ async def run(settings: Settings) -> None:
         identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         lease = Lease(cluster, namespace=settings.namespace, identity=identity, duration_s=settings.lease_duration_s)
         cluster.fence = lease.check
-        reconciler = _assembled(cluster, poller, settings)
-        async with _served(Probes(reconciler.health, lease, settings.resync_interval_s), settings.listen):
+        policies = PolicyStore(cluster, settings)
+        reconciler = _assembled(cluster, poller, policies, settings)
+        probes = Probes(reconciler.health, lease, policies, settings.resync_interval_s)
+        async with _served(probes, settings.listen):
             try:
-                await _together(_stopper(stop), _lead(lease, reconciler, settings))
+                await _together(_stopper(stop), _lead(lease, reconciler, policies, settings))
             except* _Stopped:
                 logger.info("stopped")
             finally:
                 await lease.release()
 
 
-async def _lead(lease: Lease, reconciler: Reconciler, settings: Settings) -> None:
+async def _lead(lease: Lease, reconciler: Reconciler, policies: PolicyStore, settings: Settings) -> None:
     """Stands by until the Lease is ours, then does everything that only the leader does."""
     await lease.acquire()
-    await _together(lease.renew(), _reconcile(reconciler, settings))
+    await _together(lease.renew(), _reconcile(reconciler, policies, settings))
 
 
-def _assembled(cluster: Cluster, poller: Poller, settings: Settings) -> Reconciler:
+def _assembled(cluster: Cluster, poller: Poller, policies: PolicyStore, settings: Settings) -> Reconciler:
     """The loop with all that it looks at and goes through."""
     objects = Objects()
     reconciler = Reconciler(cluster, objects, WorkQueue(), settings)
     children = Children(reconciler.changed)
     complaints = Complaints(children.owner_of, reconciler.changed)
-    world = paths.World(cluster, poller, objects, children, complaints, reconciler.told, reconciler.references.set)
+    world = paths.World(
+        cluster, poller, policies, objects, children, complaints, reconciler.told, reconciler.references.set
+    )
     finetunes, observer = paths.finetunes(world, settings)
     reconciler.paths = {Kind.FINE_TUNE: finetunes, Kind.ADAPTER_DEPLOYMENT: paths.deployments(world, settings)}
     reconciler.forget_data = observer.data.forget
@@ -83,15 +88,17 @@ def _assembled(cluster: Cluster, poller: Poller, settings: Settings) -> Reconcil
     return reconciler
 
 
-async def _reconcile(reconciler: Reconciler, settings: Settings) -> None:
-    """Waits until everything can be listed, so that nothing is watched or done before all is known."""
+async def _reconcile(reconciler: Reconciler, policies: PolicyStore, settings: Settings) -> None:
+    """Waits for a policy to judge by, and until all can be listed: nothing is watched or done before all is known."""
+    await policies.first()
     while True:
         versions = await reconciler.list_all()
         if versions is not None:
             break
         await asyncio.sleep(LIST_RETRY_S)
     workers = (reconciler.work() for _ in range(settings.workers))
-    await _together(reconciler.resync(), reconciler.follow(versions), _watch(reconciler, settings), *workers)
+    watches = (policies.watch(reconciler.list_all), reconciler.follow(versions), _watch(reconciler, settings))
+    await _together(reconciler.resync(), *watches, *workers)
 
 
 async def _watch(reconciler: Reconciler, settings: Settings) -> None:

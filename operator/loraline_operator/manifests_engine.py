@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from loraline_api import pods
 from loraline_api.deployment import AdapterDeploymentSpec
+from loraline_api.leaving import ENGINE_STOP_S
 from loraline_api.routing import ENGINE_PORT, SWITCHBOARD_PORT
 from loraline_api.storage import Scheme, parse_uri
 from loraline_operator import manifests_pod
@@ -58,7 +59,8 @@ def container(spec: AdapterDeploymentSpec, settings: Settings) -> Manifest:
         "env": [{"name": name, "value": value} for name, value in environment.items()],
         "resources": manifests_pod.resources(spec.compute),
         "startupProbe": health | {"periodSeconds": 5, "failureThreshold": STARTUP_LIMIT_S // 5},
-        "livenessProbe": health | {"periodSeconds": 10, "failureThreshold": 6},
+        "livenessProbe": health
+        | {"periodSeconds": 10, "failureThreshold": 6, "terminationGracePeriodSeconds": ENGINE_STOP_S},
         "lifecycle": {"preStop": {"httpGet": {"path": "/drain", "port": SWITCHBOARD_PORT}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": manifests_pod.CONTAINER_SECURITY,
@@ -69,7 +71,6 @@ def container(spec: AdapterDeploymentSpec, settings: Settings) -> Manifest:
 def arguments(spec: AdapterDeploymentSpec) -> list[str]:
     """vLLM's arguments; the spec's extraArgs come last and win."""
     server = spec.server
-    max_cpu_loras = server.max_cpu_loras if server.max_cpu_loras is not None else 2 * server.max_loras
     options: dict[str, object] = {
         "--model": base_path(spec),
         "--served-model-name": base_name(spec),
@@ -78,7 +79,7 @@ def arguments(spec: AdapterDeploymentSpec) -> list[str]:
         "--dtype": server.dtype,
         "--max-loras": server.max_loras,
         "--max-lora-rank": server.max_lora_rank,
-        "--max-cpu-loras": max_cpu_loras,
+        "--max-cpu-loras": server.slots,
         "--max-model-len": server.max_model_len,
         "--quantization": server.quantization,
     }

@@ -10,7 +10,8 @@ import json
 
 from loraline_api import API_VERSION, pods
 from loraline_api.deployment import AdapterDeploymentSpec
-from loraline_api.routing import DRAIN_LIMIT_S, ENGINE_PORT, SWITCHBOARD_PORT, TABLE_KEY, RoutingTable
+from loraline_api.leaving import GRACE_PERIOD_S
+from loraline_api.routing import ENGINE_PORT, SWITCHBOARD_PORT, TABLE_KEY, RoutingTable
 from loraline_api.storage import S3Access, Scheme, parse_uri
 from loraline_operator import manifests_engine, manifests_pod, naming
 from loraline_operator.actions import Manifest
@@ -19,8 +20,6 @@ from loraline_operator.settings import Settings
 
 COMPONENT = "serving"
 PROGRAM = "loraline-switchboard"
-GRACE_PERIOD_S = DRAIN_LIMIT_S + 60
-"""Time from the request to end a pod to SIGKILL: the drain, and a minute for vLLM to end."""
 
 
 def selector(name: str) -> dict[str, str]:
@@ -127,8 +126,8 @@ def _fetch_base(spec: AdapterDeploymentSpec, storage: S3Access, settings: Settin
     if spec.base_model.revision is not None:
         arguments += ["--revision", spec.base_model.revision]
     mounts = [{"name": "models", "mountPath": str(pods.MODELS_DIR)}, {"name": "tmp", "mountPath": "/tmp"}]
-    return _own_container("fetch-base", settings) | {
-        "args": [*arguments, *_storage_arguments(storage)],
+    return own_container("fetch-base", settings) | {
+        "args": [*arguments, *storage_arguments(storage)],
         "volumeMounts": [*mounts, *_secret_mounts(spec, storage)],
     }
 
@@ -150,8 +149,8 @@ def _switchboard(spec: AdapterDeploymentSpec, storage: S3Access, settings: Setti
         *_secret_mounts(spec, storage),
     ]
     alive = {"httpGet": {"path": "/livez", "port": SWITCHBOARD_PORT}, "timeoutSeconds": 5}
-    return _own_container("switchboard", settings) | {
-        "args": ["serve", *(text for pair in options.items() for text in pair), *_storage_arguments(storage)],
+    return own_container("switchboard", settings) | {
+        "args": ["serve", *(text for pair in options.items() for text in pair), *storage_arguments(storage)],
         "restartPolicy": "Always",
         "ports": [{"name": "http", "containerPort": SWITCHBOARD_PORT}],
         "startupProbe": alive | {"periodSeconds": 1, "failureThreshold": 120},
@@ -166,7 +165,8 @@ def _switchboard(spec: AdapterDeploymentSpec, storage: S3Access, settings: Setti
     }
 
 
-def _own_container(name: str, settings: Settings) -> Manifest:
+def own_container(name: str, settings: Settings) -> Manifest:
+    """A container of the switchboard's image."""
     return {
         "name": name,
         "image": settings.switchboard_image,
@@ -179,7 +179,8 @@ def _own_container(name: str, settings: Settings) -> Manifest:
     }
 
 
-def _storage_arguments(storage: S3Access) -> list[str]:
+def storage_arguments(storage: S3Access) -> list[str]:
+    """How the switchboard's program is told where S3 is."""
     options = {"--endpoint": storage.endpoint, "--region": storage.region}
     return [text for name, value in options.items() if value is not None for text in (name, value)]
 

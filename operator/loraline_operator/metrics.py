@@ -26,6 +26,10 @@ reconcile_seconds = Histogram(
 queue_depth = Gauge("loraline_queue_depth", "Objects that wait for a reconcile.", registry=registry)
 leader = Gauge("loraline_leader", "1 when this replica reconciles, 0 when it stands by.", registry=registry)
 finetunes = Gauge("loraline_finetunes", "Fine-tunes by phase, as of the last resync.", ["phase"], registry=registry)
+policy_valid = Gauge("loraline_policy_valid", "1 when the policy ConfigMap is in force as it is.", registry=registry)
+policy_refusals = Counter(
+    "loraline_policy_refusals", "Edits of the policy ConfigMap that were refused.", registry=registry
+)
 api_requests = Counter(
     "loraline_api_requests",
     "Requests to the Kubernetes API by method and status.",

@@ -19,13 +19,23 @@ RUN_LABEL = f"{GROUP}/run"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 SETTINGS_LABEL = f"{GROUP}/settings"
 DEPLOYMENT_LABEL = f"{GROUP}/deployment"
+CHECK_LABEL = f"{GROUP}/preflight"
+"""Name of the AdapterDeployment for which a Job checks an adapter; its pods serve nothing."""
+
 DATASET_LABEL = f"{GROUP}/dataset"
-OWNER_LABELS = {FINETUNE_LABEL: "LoraFineTune", DEPLOYMENT_LABEL: "AdapterDeployment"}
+OWNER_LABELS = {
+    FINETUNE_LABEL: "LoraFineTune",
+    DEPLOYMENT_LABEL: "AdapterDeployment",
+    CHECK_LABEL: "AdapterDeployment",
+}
 """The labels by which a child names its object, and that object's kind."""
 
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 RESTART_ANNOTATION = f"{GROUP}/restart"
 TABLE_ANNOTATION = f"{GROUP}/table"
+BASE_ANNOTATION = f"{GROUP}/base"
+"""Digest of the base model that a ConfigMap describes."""
+
 HASH_ANNOTATION = f"{GROUP}/hash"
 """Hash of a child's manifest as it was written last; another hash is a child to patch."""
 
@@ -50,6 +60,17 @@ def snapshot_name(finetune: str, run_id: str) -> str:
 def routes_name(deployment: str) -> str:
     """Name of the ConfigMap with the routing table of an AdapterDeployment."""
     return f"{deployment}-routes"
+
+
+def base_name(deployment: str) -> str:
+    """Name of the ConfigMap that describes the base model of an AdapterDeployment."""
+    return f"{deployment}-base"
+
+
+def check_name(deployment: str, *inputs: str) -> str:
+    """Name of the Job that checks an adapter: the same inputs are the same check."""
+    digest = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:10]
+    return _with_suffix(deployment, f"-check-{digest}")
 
 
 def common_labels(component: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from loraline_operator.children import Children
 from loraline_operator.cluster import Cluster
 from loraline_operator.complaints import Complaints
 from loraline_operator.look import Depth
+from loraline_operator.observe_claims import ClaimsReader
 from loraline_operator.observe_data import DataReader
 from loraline_operator.observed import FineTuneObject
 from loraline_operator.observed_finetune import Data, MissingData, ObservedFineTune, Stuck
@@ -60,7 +61,14 @@ class Observer:
     """Sees the children of fine-tunes."""
 
     def __init__(
-        self, cluster: Cluster, poller: Poller, children: Children, complaints: Complaints, settings: Settings
+        self,
+        cluster: Cluster,
+        poller: Poller,
+        children: Children,
+        complaints: Complaints,
+        *,
+        claims: ClaimsReader,
+        settings: Settings,
     ) -> None:
         self.data = DataReader(cluster, settings.resync_interval_s / 2)  # each resync reads anew
         self.pace = Pace(settings.progress_interval_s, settings.progress_per_s)
@@ -68,6 +76,7 @@ class Observer:
         self._poller = poller
         self._children = children
         self._complaints = complaints
+        self._claims = claims
 
     async def observe(
         self, object: FineTuneObject, depth: Depth, before: ObservedFineTune | None = None
@@ -90,6 +99,7 @@ class Observer:
             data=await self._read_data(namespace, object.spec, is_sure=depth is not Depth.COPIES),
             progress=progress,
             stuck=self._stuck(observed),
+            claims=await self._claims.read(object),
         )
 
     async def _read_data(

@@ -5,10 +5,10 @@ Children are in `observed_finetune` and `observed_deployment`; reading them from
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -75,6 +75,26 @@ def deployment(manifest: Manifest) -> DeploymentObject:
     spec, problem = _parsed(AdapterDeploymentSpec, manifest.get("spec") or {})
     status = _status(AdapterDeploymentStatus, manifest)
     return CustomObject(Kind.ADAPTER_DEPLOYMENT, meta(manifest), spec, problem, status)
+
+
+def news(kind: Kind, body: Mapping[str, Any]) -> Hashable:
+    """What AdapterDeployments look at in a fine-tune: progress alone wakes none of them. None for other kinds."""
+    if kind is not Kind.FINE_TUNE:
+        return None
+    metadata, status = body["metadata"], body.get("status") or {}
+    adapter = status.get("adapter") or {}
+    failed = [
+        c.get("reason") for c in status.get("conditions") or () if c["type"] == "Failed" and c["status"] == "True"
+    ]
+    return (
+        metadata["uid"],
+        tuple(sorted((metadata.get("labels") or {}).items())),
+        metadata.get("generation"),
+        metadata.get("deletionTimestamp"),
+        status.get("observedGeneration"),
+        (adapter.get("version"), adapter.get("uri"), adapter.get("rank")),
+        tuple(failed),
+    )
 
 
 def meta(manifest: Manifest) -> Meta:

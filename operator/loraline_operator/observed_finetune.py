@@ -5,6 +5,7 @@ What an attempt's end means is decided in `plan_attempt`; reading the cluster is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,6 +15,7 @@ from loraline_api.conditions import Reason
 from loraline_api.progress import Progress
 from loraline_operator import naming, observed
 from loraline_operator.actions import Manifest
+from loraline_operator.observed_claims import Claim
 
 IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -123,6 +125,8 @@ class ObservedFineTune:
     """What the running attempt tells; None when it does not answer."""
     stuck: Stuck | None = None
     """Why there is no running pod, as events say what no status does (a missing Secret, a quota)."""
+    claims: tuple[Claim, ...] = ()
+    """GPUs that the fine-tunes of the namespace hold or wait for; read only where the policy limits them."""
     conflict: str | None = None
     """A child's name that belongs to something else, found by the last write."""
 
@@ -186,11 +190,21 @@ def snapshot(manifest: Manifest) -> Snapshot:
     return Snapshot(meta.name, meta.uid, meta.owner_uid, meta.labels.get(naming.RUN_LABEL, ""))
 
 
+def _unscheduled(message: str) -> Stuck:
+    """What the scheduler says: a claim that is missing or has no volume is not the nodes' fault."""
+    claim = re.search(r'persistentvolumeclaim "([^"]+)" not found', message)
+    if claim is not None:
+        return Stuck(Reason.CONFIG_MISSING, f"PersistentVolumeClaim {claim[1]} does not exist in this namespace")
+    if "unbound immediate PersistentVolumeClaims" in message:
+        return Stuck(Reason.CONFIG_MISSING, "a PersistentVolumeClaim of the pod has no volume yet")
+    return Stuck(Reason.UNSCHEDULABLE, message.partition(" preemption: ")[0])
+
+
 def _stuck(status: Manifest) -> Stuck | None:
     """Why a pod does not start, when its status says so."""
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return Stuck(Reason.UNSCHEDULABLE, condition.get("message", ""))
+            return _unscheduled(condition.get("message", ""))
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = (container.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") in IMAGE_REASONS:

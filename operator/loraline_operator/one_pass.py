@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
 from loraline_api import API_VERSION
-from loraline_operator import errors, naming, observed
+from loraline_operator import errors, manifests_event, naming, observed
 from loraline_operator.actions import Action, Create, Delete, Event, Kind, Manifest, Patch, Plan, Ref
 from loraline_operator.cluster import Cluster
 from loraline_operator.look import Depth
@@ -69,12 +69,10 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
     with_conflict: Callable[[ObservedT, str], ObservedT]
     only_tells: Callable[[StatusT, StatusT], bool]
     """Whether a new status only tells what is seen, and decides nothing that later passes build on."""
-    only_progress: Callable[[StatusT, StatusT], bool]
-    """Whether a new status is of no concern to objects that follow this one."""
     wrote: Callable[[Ref, Manifest], None]
     """Takes a child that this pass has created or met."""
     told: Callable[[Ref], None]
-    """Called when a status that others follow was written."""
+    """Called when the status was written, for those that follow the object."""
     refers: Callable[[Ref, Iterable[Ref]], None]
     """Takes what the object refers to."""
 
@@ -155,8 +153,7 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
         kept = {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")}
         answer = await self.cluster.replace(ref, body | {"metadata": kept}, subresource="status")
         self.objects.put(ref, body | {"metadata": answer["metadata"]})
-        if not self.only_progress(look.object.status, look.plan.status):
-            self.told(ref)
+        self.told(ref)
 
     async def _apply(self, object: CustomObject[SpecT, StatusT], actions: tuple[Action, ...]) -> None:
         for action in actions:
@@ -194,27 +191,10 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
 
     async def _post(self, object: CustomObject[SpecT, StatusT], event: Event) -> None:
         """Posts an event; one that cannot be posted is not worth a retry, as the status says the same."""
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         meta = object.meta
-        manifest: Manifest = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"generateName": f"{meta.name}.", "namespace": meta.namespace},
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": str(object.kind),
-                "name": meta.name,
-                "namespace": meta.namespace,
-                "uid": meta.uid,
-            },
-            "reason": event.reason,
-            "message": event.message,
-            "type": "Warning" if event.is_warning else "Normal",
-            "source": {"component": naming.MANAGER},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
+        names = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid}
+        about = {"apiVersion": API_VERSION, "kind": str(object.kind), "metadata": names}
+        manifest = manifests_event.event(about, event, datetime.now(UTC))
         logger.info("%s: %s: %s", object.ref, event.reason, event.message)
         try:
             await self.cluster.create(Ref(Kind.EVENT, meta.namespace, ""), manifest)

@@ -15,6 +15,7 @@ from loraline_operator import (
     plan_data,
     plan_deployment,
     plan_finetune,
+    references,
 )
 from loraline_operator.actions import Kind, Manifest, Plan, Ref
 from loraline_operator.children import Children
@@ -22,15 +23,17 @@ from loraline_operator.cluster import Cluster
 from loraline_operator.complaints import Complaints
 from loraline_operator.look import Depth
 from loraline_operator.objects import Objects
+from loraline_operator.observe_claims import ClaimsReader
 from loraline_operator.observed import DeploymentObject, FineTuneObject
 from loraline_operator.observed_deployment import ObservedDeployment
 from loraline_operator.observed_finetune import ObservedFineTune
+from loraline_operator.one_by_one import OneByOne
 from loraline_operator.one_pass import KindPath, Path
+from loraline_operator.policy_store import PolicyStore
 from loraline_operator.poll import Poller
 from loraline_operator.settings import Settings
 
-PROGRESS = ("progress", "display")
-WORDS = (*PROGRESS, "phase", "conditions", "observed_generation")
+WORDS = ("progress", "display", "phase", "conditions", "observed_generation")
 """What a fine-tune's status tells; the rest decides about runs."""
 
 
@@ -40,41 +43,49 @@ class World:
 
     cluster: Cluster
     poller: Poller
+    policies: PolicyStore
     objects: Objects
     children: Children
     complaints: Complaints
     told: Callable[[Ref], None]
-    """Called with an object whose status has changed in what others follow."""
+    """Called with an object whose status was written, for those that follow it."""
     refers: Callable[[Ref, Iterable[Ref]], None]
     """Called with an object and what it refers to."""
 
+    def is_limited(self, namespace: str) -> bool:
+        """Whether the policy in force limits the GPUs of a namespace."""
+        return self.policies.current.of(namespace).limits.gpus is not None
+
 
 def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finetune.Observer]:
-    """The way of fine-tunes, and what observes them."""
-    observer = observe_finetune.Observer(world.cluster, world.poller, world.children, world.complaints, settings)
+    """The way of fine-tunes, judged by the policy that is in force then, and what observes them."""
+    claims = ClaimsReader(world.cluster, world.is_limited)
+    observer = observe_finetune.Observer(
+        world.cluster, world.poller, world.children, world.complaints, claims=claims, settings=settings
+    )
 
     def plan(
         object: FineTuneObject, seen: ObservedFineTune, settings: Settings, now: datetime
     ) -> Plan[LoraFineTuneStatus]:
-        return plan_finetune.plan(object, seen, replace(settings, progress_interval_s=observer.pace.interval_s), now)
+        paced = replace(settings, progress_interval_s=observer.pace.interval_s)
+        return plan_finetune.plan(object, seen, paced, now, world.policies.current)
 
     path: Path[LoraFineTuneSpec, LoraFineTuneStatus, ObservedFineTune] = Path(
         cluster=world.cluster,
         objects=world.objects,
         settings=settings,
         parse=observed.finetune,
-        refers_to=_data_of,
+        refers_to=_finetune_targets,
         least_depth=Depth.COPIES,
         observe=observer.observe,
         plan=plan,
         with_conflict=lambda seen, name: replace(seen, conflict=name),
-        only_tells=lambda old, new: _differ_only(old, new, WORDS),
-        only_progress=lambda old, new: _differ_only(old, new, PROGRESS),
+        only_tells=_only_words,
         wrote=world.children.wrote,
         told=world.told,
         refers=world.refers,
     )
-    return path, observer
+    return OneByOne(path, world.objects, world.is_limited), observer
 
 
 def deployments(world: World, settings: Settings) -> KindPath:
@@ -92,10 +103,11 @@ def deployments(world: World, settings: Settings) -> KindPath:
         refers_to=_finetunes_of,
         least_depth=Depth.SURE,
         observe=observe,
-        plan=plan_deployment.plan,
+        plan=lambda object, seen, settings, now: plan_deployment.plan(
+            object, seen, settings, now, world.policies.current
+        ),
         with_conflict=lambda seen, name: replace(seen, conflict=name),
         only_tells=lambda old, new: True,
-        only_progress=lambda old, new: False,
         wrote=_forget,
         told=world.told,
         refers=world.refers,
@@ -103,22 +115,29 @@ def deployments(world: World, settings: Settings) -> KindPath:
     return path
 
 
-def _differ_only(old: LoraFineTuneStatus, new: LoraFineTuneStatus, names: tuple[str, ...]) -> bool:
-    """Whether two statuses are the same but for these parts."""
-    return new.model_copy(update={name: getattr(old, name) for name in names}) == old
+def _only_words(old: LoraFineTuneStatus, new: LoraFineTuneStatus) -> bool:
+    return new.model_copy(update={name: getattr(old, name) for name in WORDS}) == old
 
 
 def _forget(ref: Ref, manifest: Manifest) -> None:
     """Children of AdapterDeployments are not kept."""
 
 
-def _data_of(finetune: FineTuneObject) -> Iterable[Ref]:
-    """The ConfigMaps with its data."""
+def _finetune_targets(finetune: FineTuneObject) -> Iterable[Ref]:
+    """The ConfigMaps with its data, and what holds the GPUs that it waits for."""
+    namespace = finetune.meta.namespace
     places = plan_data.sources(finetune.spec).values() if finetune.spec is not None else ()
-    return [Ref(Kind.CONFIG_MAP, finetune.meta.namespace, place.host) for place in places]
+    targets = [Ref(Kind.CONFIG_MAP, namespace, place.host) for place in places]
+    waiting = finetune.status.waiting
+    if waiting is not None:
+        targets += [Ref(Kind.JOB, namespace, job) for job in waiting.jobs]
+        targets += [Ref(Kind.FINE_TUNE, namespace, waiting.behind)] if waiting.behind is not None else []
+    return targets
 
 
 def _finetunes_of(deployment: DeploymentObject) -> Iterable[Ref]:
-    """The fine-tunes of its routes."""
+    """The fine-tunes of its routes; with a selector all of the namespace, as each may come to match."""
     names = observe_deployment.finetune_names(deployment)
+    if deployment.spec is not None and deployment.spec.adapter_selector is not None:
+        names = (*names, references.ANY)
     return [Ref(Kind.FINE_TUNE, deployment.meta.namespace, name) for name in names]

@@ -41,7 +41,7 @@ MAX_MESSAGE_CHARS = 2000
 QUIET_REASONS = frozenset({Reason.PENDING})
 """Reasons that are no news: they get no event."""
 
-GOOD_REASONS = frozenset({Reason.RUNNING, Reason.SUCCEEDED, Reason.SUSPENDED, Reason.RESUMED})
+GOOD_REASONS = frozenset({Reason.RUNNING, Reason.SUCCEEDED, Reason.SUSPENDED, Reason.RESUMED, Reason.WAITING_FOR_GPUS})
 
 
 def conditions(

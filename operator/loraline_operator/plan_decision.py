@@ -11,6 +11,7 @@ from datetime import datetime
 from loraline_api import run as api_run
 from loraline_api.conditions import Reason
 from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus
+from loraline_api.policy import ALLOW_ALL, Policy
 from loraline_operator.actions import Action
 from loraline_operator.observed import FineTuneObject
 from loraline_operator.observed_finetune import Job, ObservedFineTune
@@ -20,13 +21,16 @@ from loraline_operator.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """All that decides: the object, its parsed spec, its children, the settings and the time."""
+    """All that decides: the object, its parsed spec, its children, the settings, the time and the policy."""
 
     object: FineTuneObject
     spec: LoraFineTuneSpec
     observed: ObservedFineTune
     settings: Settings
     now: datetime
+    policy: Policy = ALLOW_ALL
+    asked: LoraFineTuneSpec | None = None
+    """The spec as it was applied, where `spec` has the policy's defaults filled in."""
 
     @property
     def status(self) -> LoraFineTuneStatus:
@@ -36,7 +40,7 @@ class Look:
     @property
     def settings_hash(self) -> str:
         """Hash of what an attempt may change."""
-        return api_run.settings_hash(self.spec)
+        return api_run.settings_hash(self.asked or self.spec)
 
     @property
     def jobs(self) -> tuple[Job, ...]:

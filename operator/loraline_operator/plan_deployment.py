@@ -9,6 +9,7 @@ from datetime import datetime
 
 from loraline_api.conditions import Reason
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
+from loraline_api.policy import ALLOW_ALL, Policy
 from loraline_api.routing import TABLE_KEY, Route, RouteVersion, RoutingTable
 from loraline_api.storage import S3Access
 from loraline_operator import (
@@ -16,7 +17,11 @@ from loraline_operator import (
     manifests_serving,
     naming,
     plan_cleanup,
+    plan_policy,
+    plan_preflight,
+    plan_replicas,
     plan_rollout,
+    plan_selection,
     plan_serving,
     plan_targets,
 )
@@ -40,14 +45,19 @@ cache that was older than the table."""
 
 
 def plan(
-    object: DeploymentObject, observed: ObservedDeployment, settings: Settings, now: datetime
+    object: DeploymentObject,
+    observed: ObservedDeployment,
+    settings: Settings,
+    now: datetime,
+    policy: Policy = ALLOW_ALL,
 ) -> Plan[AdapterDeploymentStatus]:
     """The plan for an AdapterDeployment; applied to its own result it is empty. Its children go with it."""
     now = now.replace(microsecond=0)
     if object.meta.is_deleting:
         holds = naming.FINALIZER in object.meta.finalizers
         return Plan((plan_cleanup.remove_finalizer(object),) if holds else ())
-    problem = _problem(object, observed)
+    has_workload = observed.workload is not None
+    problem = _problem(object, observed) or plan_policy.deployment_refused(object, policy, has_workload=has_workload)
     if problem is not None:
         reason, message = problem
         wait_s = CONFLICT_INTERVAL_S if reason is Reason.NAME_CONFLICT else None
@@ -68,23 +78,32 @@ def _plan(
     storage = plan_targets.storage(spec, observed.finetunes)
     assert not isinstance(storage, str)  # `_problem` names it
     workload_actions = _workload_actions(object, spec, observed.workload, storage, settings)
-    steps = plan_rollout.steps(
-        plan_targets.targets(spec, observed.finetunes),
+    is_updating = bool(workload_actions) or _is_updating(observed.workload, spec.replicas)
+    selection = plan_selection.select(spec, observed.finetunes, {route.name for route in current.routes})
+    pairs = plan_rollout.places(
+        plan_targets.targets(spec, observed.finetunes, selection),
         current,
         object.status.routes,
-        observed.pods,
         remembers_rejections=object.status.observed_generation == object.meta.generation,
-        is_updating=bool(workload_actions)
-        or (observed.workload is not None and observed.workload.is_updating(spec.replicas)),
     )
-    table = RoutingTable(max_lora_rank=spec.server.max_lora_rank, routes=[step.route for step in steps])
+    needed = plan_rollout.needed(pairs)
+    checks = plan_preflight.checks(object, spec, observed, needed, storage=storage, settings=settings, now=now)
+    odd = plan_replicas.odd_ones(observed.pods)
+    judges = plan_rollout.counting(observed.pods, current.digest, odd=odd, is_updating=is_updating)
+    steps = plan_rollout.steps(pairs, judges, checks, spec.server)
+    table = RoutingTable(
+        max_lora_rank=spec.server.max_lora_rank,
+        routes=[step.route for step in steps],
+        distrusted=sorted(odd) or None,
+    )
     actions = (
         *_routes_actions(object, observed, table),
         *_service_actions(object, observed),
         *workload_actions,
         *_nudges(object, observed, table, now),
+        *checks.actions,
     )
-    view = View(object, spec, tuple(steps), observed.workload, observed.pods, table)
+    view = View(object, spec, tuple(steps), observed.workload, observed.pods, table, selection, odd)
     status = plan_serving.status(view, now)
     return Plan(actions, status, plan_serving.events(object.status, status), _requeue(view, actions))
 
@@ -109,24 +128,25 @@ def _problem(object: DeploymentObject, observed: ObservedDeployment) -> tuple[Re
             f"spec.adapters[{base_name}].name is also the model name of spec.baseModel.uri, "
             f"{object.spec.base_model.uri}; give the route another name"
         )
-    conflict = observed.conflict or _foreign(object, observed)
+    conflict = _foreign(object, observed)
+    if observed.conflict is not None:
+        conflict = f"{observed.conflict} exists and belongs to something else"
     if conflict is not None:
-        return Reason.NAME_CONFLICT, (
-            f"{conflict} exists and belongs to something else; delete it or create this object under another name"
-        )
+        return Reason.NAME_CONFLICT, (f"{conflict}; delete it or create this object under another name")
     storage = plan_targets.storage(object.spec, observed.finetunes)
     return (Reason.INVALID_SPEC, storage) if isinstance(storage, str) else None
 
 
 def _foreign(object: DeploymentObject, observed: ObservedDeployment) -> str | None:
-    children: dict[str, Child | None] = {
-        "Deployment": observed.workload,
-        "Service": observed.service,
-        "ConfigMap": observed.routes,
-    }
-    for kind, child in children.items():
+    children: tuple[tuple[str, Child | None], ...] = (
+        ("Deployment", observed.workload),
+        ("Service", observed.service),
+        ("ConfigMap", observed.routes),
+        ("ConfigMap", observed.base),
+    )
+    for kind, child in children:
         if child is not None and child.owner_uid != object.meta.uid:
-            return f"{kind} {child.name}"
+            return f"{kind} {child.name} exists and belongs to {child.owner or 'something else'}"
     return None
 
 
@@ -216,6 +236,7 @@ def _needs_nudge(pod: ServingPod, digest: str, second: int) -> bool:
 
 
 def _requeue(view: View, actions: tuple[Action, ...]) -> float | None:
-    if actions or any(step.is_moving for step in view.steps) or view.lagging_pods:
+    moving = [step for step in view.steps if step.is_moving]
+    if actions or view.lagging_pods or any(not step.is_troubled for step in moving):
         return ROLLOUT_INTERVAL_S
-    return None if view.is_complete else WAITING_INTERVAL_S
+    return WAITING_INTERVAL_S if moving or not view.is_complete else None

@@ -17,15 +17,18 @@ from loraline_api import conditions as api_conditions
 from loraline_api import run as api_run
 from loraline_api.conditions import ConditionType, Reason
 from loraline_api.finetune import LoraFineTuneStatus, RunRecord, RunRef
+from loraline_api.policy import ALLOW_ALL, Policy
 from loraline_api.progress import Progress
 from loraline_api.run import Run
 from loraline_operator import (
     manifests_training,
     naming,
+    plan_admission,
     plan_attempt,
     plan_cleanup,
     plan_conditions,
     plan_data,
+    plan_defaults,
     plan_result,
 )
 from loraline_operator.actions import Action, Create, Delete, Kind, Plan, Ref
@@ -45,7 +48,11 @@ CONFLICT_INTERVAL_S = 15.0
 
 
 def plan(
-    object: FineTuneObject, observed: ObservedFineTune, settings: Settings, now: datetime
+    object: FineTuneObject,
+    observed: ObservedFineTune,
+    settings: Settings,
+    now: datetime,
+    policy: Policy = ALLOW_ALL,
 ) -> Plan[LoraFineTuneStatus]:
     """The plan for a fine-tune; applied to its own result it is empty."""
     now = now.replace(microsecond=0)
@@ -57,7 +64,7 @@ def plan(
         problem = f"{object.spec_problem}; mend the spec"
         decision = Decision(Phase.PENDING, Reason.INVALID_SPEC, problem, object.status, is_stalled=True)
     else:
-        decision = _decide(Look(object, object.spec, observed, settings, now))
+        decision = _decide(plan_admission.with_defaults(Look(object, object.spec, observed, settings, now, policy)))
     return _told(object, decision, now)
 
 
@@ -78,6 +85,7 @@ def _told(object: FineTuneObject, decision: Decision, now: datetime) -> Plan[Lor
         "phase": str(decision.phase),
         "conditions": list(conditions),
         "display": plan_conditions.display(decision.phase, decision.status.progress),
+        "waiting": decision.status.waiting if decision.reason is Reason.WAITING_FOR_GPUS else None,
     }
     return Plan(
         decision.actions,
@@ -128,6 +136,7 @@ def _conflict(look: Look, name: str) -> Decision:
 
 def _without_data(look: Look, problem: plan_data.Problem) -> Decision:
     """The data of a recipe that has not run yet is missing: what ran for another recipe ends, and this one waits."""
+    look = plan_admission.estimated(look)
     interval = look.settings.dataset_interval_s
     is_stalled = problem.reason is Reason.DATASET_INVALID
     return Decision(
@@ -199,14 +208,16 @@ def _current(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data])
 
 
 def _suspended(look: Look, run: RunRef) -> Decision:
+    look = plan_admission.estimated(look)
     message = f"spec.suspend is true; run {run.id} goes on when it is false"
-    status = _with_run(look, run, job_name=None)
+    status = _with_run(look, run.model_copy(update={"admitted": None}), job_name=None)
     status = status.model_copy(update={"progress": None})
     return Decision(Phase.SUSPENDED, Reason.SUSPENDED, message, status, _stray_deletions(look, None))
 
 
 def _start(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data]) -> Decision:
-    """The first or next attempt: not before its time, and not while a pod of another lives."""
+    """The first or next attempt: if the policy lets it, not before its time, and not while a pod of another lives."""
+    look = plan_admission.estimated(look)
     status = _with_run(look, run, job_name=None).model_copy(update={"progress": None})
     if run.retry_time is not None and run.retry_time > look.now:
         wait_s = (run.retry_time - look.now).total_seconds()
@@ -218,6 +229,9 @@ def _start(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data]) -
         actions = _stray_deletions(look, None)
         return Decision(Phase.PENDING, Reason.RETRYING, message, status, actions, requeue_after_s=wait_s)
     deletions = _stray_deletions(look, None)
+    refused = plan_admission.refused(look, run, status, deletions)
+    if refused is not None:
+        return refused
     blocker = _blocker(look)
     if blocker is not None:
         message = f"run {run.id} starts when {blocker} has ended"
@@ -238,7 +252,7 @@ def _create(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data]) 
         actions.append(Create(ref, manifests_training.snapshot(meta, wanted, data)))
     name = naming.job_name(meta.name, run.id, run.attempt)
     manifest = manifests_training.job(
-        meta,
+        plan_defaults.with_queue(meta, look.policy),
         look.spec,
         run_id=run.id,
         attempt=run.attempt,
@@ -246,7 +260,7 @@ def _create(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data]) 
         settings=look.settings,
     )
     actions.append(Create(Ref(Kind.JOB, meta.namespace, name), manifest))
-    run = run.model_copy(update={"retry_time": None, "settings_hash": look.settings_hash})
+    run = run.model_copy(update={"retry_time": None, "settings_hash": look.settings_hash, "admitted": True})
     message = f"run {run.id}, attempt {run.attempt}: Job {name} has no pod yet"
     status = _with_run(look, run, job_name=name).model_copy(update={"progress": None})
     return Decision(Phase.PENDING, Reason.PENDING, message, status, tuple(actions), requeue_after_s=PENDING_INTERVAL_S)

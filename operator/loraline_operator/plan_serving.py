@@ -5,23 +5,30 @@ What is done about it is decided in `plan_deployment` and `plan_rollout`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from loraline_api import conditions as api_conditions
 from loraline_api.conditions import Conditions, ConditionStatus, ConditionType, Reason
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus, PodStatus, PodVersion
-from loraline_api.routing import RoutingTable
+from loraline_api.routing import RoutingTable, VersionPhase, VersionState
 from loraline_operator import naming
 from loraline_operator.actions import Event
 from loraline_operator.observed import DeploymentObject
 from loraline_operator.observed_deployment import ServingPod, Workload
 from loraline_operator.plan_rollout import Step
+from loraline_operator.plan_selection import Selection
 
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 
 MAX_PODS = 32
+MAX_POD_VERSIONS = 64
+MAX_TOLD_VERSIONS = 512
+"""Versions in status.pods, over all pods: about 60 kB."""
+
+LOADED_PHASES = frozenset({VersionPhase.PROVED, VersionPhase.DRAINING})
+MAX_DISPLAYED_ROUTES = 3
 MAX_DISPLAY_CHARS = 256
 
 REFUSALS = frozenset(
@@ -37,9 +44,6 @@ REFUSALS = frozenset(
 )
 """Reasons that speak of an adapter that does not fit."""
 
-ON_ITS_WAY = frozenset({Reason.ROLLING_OUT, Reason.PODS_NOT_READY, Reason.WAITING_FOR_ADAPTER})
-"""Reasons of a route that need nobody's attention."""
-
 Verdict = tuple[ConditionStatus, Reason, str]
 
 
@@ -53,6 +57,14 @@ class View:
     workload: Workload | None
     pods: tuple[ServingPod, ...]
     table: RoutingTable
+    selection: Selection
+    odd: Mapping[str, str]
+    """Why a pod is not believed, by its name."""
+
+    @property
+    def own_steps(self) -> list[Step]:
+        """Routes that the spec itself names: Ready, Degraded and Stalled speak of these."""
+        return [step for step in self.steps if not step.is_selected]
 
     @property
     def live_pods(self) -> list[ServingPod]:
@@ -85,7 +97,7 @@ def status(view: View, now: datetime) -> AdapterDeploymentStatus:
     old, meta = view.object.status, view.object.meta
     routes = [step.status for step in view.steps]
     verdicts = _verdicts(view)
-    stalled = next((step for step in view.steps if step.needs_person), None)
+    stalled = next((step for step in view.own_steps if step.needs_person), None)
     ready, progressing = verdicts[ConditionType.READY], verdicts[ConditionType.PROGRESSING]
     is_reconciling = stalled is None and (ready[0] is not TRUE or progressing[0] is TRUE)
     while_true = {
@@ -96,9 +108,10 @@ def status(view: View, now: datetime) -> AdapterDeploymentStatus:
     conditions = _conditions(old, verdicts, view.object, now)
     for kind, (_, reason, message) in while_true.items():
         conditions = _while_true(conditions, kind, (TRUE, reason, message) if holding[kind] else None, view.object, now)
+    selected = _selected(view) if view.spec.adapter_selector is not None else None
+    conditions = _while_true(conditions, ConditionType.SELECTED, selected, view.object, now)
     versions = {route.name: route.version for route in routes}
     has_news = versions != {route.name: route.version for route in old.routes}
-    display = ", ".join(f"{route.name}={route.version or '-'}" for route in routes)
     return AdapterDeploymentStatus(
         observed_generation=meta.generation,
         phase=_phase(view, ready, progressing),
@@ -108,8 +121,8 @@ def status(view: View, now: datetime) -> AdapterDeploymentStatus:
         selector=f"{naming.DEPLOYMENT_LABEL}={meta.name}",
         endpoint=f"http://{meta.name}.{meta.namespace}.svc",
         routes=routes,
-        display=display if len(display) <= MAX_DISPLAY_CHARS else f"{display[: MAX_DISPLAY_CHARS - 3]}...",
-        pods=[_pod(pod) for pod in view.live_pods[:MAX_PODS]],
+        display=_display(view),
+        pods=_pods(view),
         updated_at=now if has_news else old.updated_at,
     )
 
@@ -144,10 +157,18 @@ def events(old: AdapterDeploymentStatus, new: AdapterDeploymentStatus) -> tuple[
             found.append(Event(Reason.ROLLING_OUT, f"route {route.name}: version {route.target} is being rolled out"))
         if route.rejected is not None and (known is None or known.rejected != route.rejected):
             found.append(Event(route.reason, f"route {route.name}: {route.message}"[:1000], is_warning=True))
+    left_out = api_conditions.find(tuple(new.conditions), ConditionType.SELECTED)
+    if left_out is not None and left_out.status is FALSE and left_out.reason != _reason(old, ConditionType.SELECTED):
+        found.append(Event(left_out.reason, left_out.message[:1000], is_warning=True))
     reason, message = _stalled_by(new)
     if reason and reason != _stalled_by(old)[0] and not any(event.is_warning for event in found):
         found.append(Event(reason, message[:1000], is_warning=True))
     return tuple(found)
+
+
+def _reason(status: AdapterDeploymentStatus, kind: ConditionType) -> str:
+    condition = api_conditions.find(tuple(status.conditions), kind)
+    return condition.reason if condition is not None else ""
 
 
 def _stalled_by(status: AdapterDeploymentStatus) -> tuple[str, str]:
@@ -171,20 +192,21 @@ def _ready(view: View) -> Verdict:
         return FALSE, *trouble
     if view.spec.replicas == 0:
         return TRUE, Reason.SERVING, "spec.replicas is 0, so nothing answers"
-    unserved = next((step for step in view.steps if step.route.serving is None), None)
+    unserved = next((step for step in view.own_steps if step.route.serving is None), None)
     if unserved is not None:
         return FALSE, unserved.reason, f"route {unserved.route.name}: {unserved.status.message}"
     if len(view.ready_pods) < view.spec.replicas:
         return FALSE, Reason.PODS_NOT_READY, _pods_message(view)
-    routes = f"{len(view.steps)} route{'' if len(view.steps) == 1 else 's'}"
+    served = sum(1 for step in view.steps if step.route.serving is not None)
+    routes = f"{served} route{'' if served == 1 else 's'}"
     return TRUE, Reason.SERVING, f"the base model and {routes} answer from {len(view.ready_pods)} ready pods"
 
 
 def _compatible(view: View) -> Verdict:
-    for step in view.steps:
+    for step in view.own_steps:
         if step.reason in REFUSALS:
             return FALSE, step.reason, f"route {step.route.name}: {step.status.message}"
-    for step in view.steps:
+    for step in view.own_steps:
         if step.reason is not Reason.SERVING:
             return UNKNOWN, step.reason, f"route {step.route.name}: {step.status.message}"
     return TRUE, Reason.SERVING, "every adapter fits the base model and the server"
@@ -198,7 +220,36 @@ def _loaded(view: View) -> Verdict:
             return FALSE, Reason.ROLLING_OUT, f"pod {pod.name} does not answer for {name} with version {version} yet"
     if not view.ready_pods:
         return FALSE, Reason.PODS_NOT_READY, _pods_message(view)
-    return TRUE, Reason.SERVING, "every ready pod answers with the versions that its routes name"
+    message = "every ready pod answers with the versions that its routes name"
+    if len(wanted) > view.spec.server.max_loras:
+        message += (
+            f"; {len(wanted)} routes share the {view.spec.server.max_loras} slots of spec.server.maxLoras, so requests "
+            "may wait for one"
+        )
+    return TRUE, Reason.SERVING, message
+
+
+def _selected(view: View) -> Verdict:
+    """What became of the fine-tunes that the selector matches; the first trouble is told."""
+    selection = view.selection
+    troubles = [
+        (step.reason, f"route {step.route.name}: {step.status.message}") for step in view.steps if _is_bad(step)
+    ]
+    troubles += [(item.reason, item.message) for item in selection.left_out]
+    counts = (
+        f"spec.adapterSelector matches {selection.matched} LoraFineTunes, {len(selection.routes)} of them are routes"
+    )
+    if selection.waiting:
+        counts += f", {len(selection.waiting)} have no adapter yet"
+    if not troubles:
+        return TRUE, Reason.SERVING, counts
+    reason, message = troubles[0]
+    more = f" (and {len(troubles) - 1} more)" if len(troubles) > 1 else ""
+    return FALSE, reason, f"{message}{more}; {counts}"[:2000]
+
+
+def _is_bad(step: Step) -> bool:
+    return step.is_selected and step.is_troubled
 
 
 def _progressing(view: View) -> Verdict:
@@ -221,11 +272,13 @@ def _degraded(view: View) -> Verdict:
 
 def _troubles(view: View) -> Iterator[tuple[Reason, str]]:
     """What keeps a route or a pod from being as it should be, beyond waiting; the first is told."""
-    for step in view.steps:
-        if step.needs_person or not (step.is_well or step.reason in ON_ITS_WAY):
+    for step in view.own_steps:
+        if step.is_troubled:
             yield step.reason, f"route {step.route.name}: {step.status.message}"
     if view.workload is not None and view.workload.problem:
         yield Reason.PODS_NOT_READY, f"Deployment {view.workload.name}: {view.workload.problem}"
+    for message in view.odd.values():
+        yield Reason.REPLICAS_DISAGREE, message
     for pod in view.live_pods:
         if pod.crash:
             yield Reason.PODS_NOT_READY, f"pod {pod.name}: {pod.crash}"
@@ -274,11 +327,52 @@ def _while_true(
     )
 
 
-def _pod(pod: ServingPod) -> PodStatus:
+def _display(view: View) -> str:
+    """The routes for kubectl get: each with its version, or how many serve where there are more than a line holds."""
+    routes = [step.status for step in view.steps]
+    if len(routes) <= MAX_DISPLAYED_ROUTES:
+        return ", ".join(f"{route.name}={route.version or '-'}" for route in routes)[:MAX_DISPLAY_CHARS]
+    moving = sum(1 for step in view.steps if step.is_moving)
+    troubled = sum(1 for step in view.steps if step.is_troubled)
+    counts = [f"{sum(1 for route in routes if route.version)} of {len(routes)} serve"]
+    counts += [f"{number} {what}" for number, what in ((moving, "moving"), (troubled, "in trouble")) if number]
+    return ", ".join(counts)
+
+
+def _pods(view: View) -> list[PodStatus]:
+    pods = view.live_pods[:MAX_PODS]
+    room = min(MAX_POD_VERSIONS, MAX_TOLD_VERSIONS // max(1, len(pods)))
+    return [_pod(pod, view.odd.get(pod.name, ""), room) for pod in pods]
+
+
+def _pod(pod: ServingPod, distrust: str, room: int) -> PodStatus:
     states = pod.state.versions if pod.state is not None else []
-    versions = {state.version: str(state.phase) for state in states}
+    proved = [state for state in states if state.phase in LOADED_PHASES]
+    others = [state for state in states if state.phase not in LOADED_PHASES]
+    versions = [
+        PodVersion(route=state.route, version=state.version, phase=_phase_of(state), fingerprint=state.fingerprint)
+        for state in (*others, *proved)
+    ]
     return PodStatus(
         name=pod.name,
         ready=pod.is_ready,
-        versions=[PodVersion(version=version, phase=phase) for version, phase in sorted(versions.items())][:64],
+        problem=None if pod.is_ready and not distrust else (distrust or _problem(pod))[:600],
+        held=len(states),
+        proved=len(proved),
+        versions=versions[:room],
     )
+
+
+def _phase_of(state: VersionState) -> str:
+    """Its phase; a download and a load are one to people, and no status write lies between them."""
+    is_on_its_way = state.phase in (VersionPhase.WAITING, VersionPhase.DOWNLOADING, VersionPhase.LOADING)
+    return "Loading" if is_on_its_way else str(state.phase)
+
+
+def _problem(pod: ServingPod) -> str:
+    """Why a pod gets no requests."""
+    if pod.crash:
+        return pod.crash
+    if pod.stuck is not None:
+        return pod.stuck.message
+    return pod.state.message if pod.state is not None else "its switchboard does not answer yet"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loraline_api import conditions as api_conditions
 from loraline_api.conditions import ConditionType, Reason
@@ -15,6 +15,7 @@ from loraline_api.deployment import AdapterDeploymentSpec, AdapterRoute
 from loraline_api.routing import RouteVersion
 from loraline_api.storage import S3Access, Scheme, parse_uri
 from loraline_operator.observed import FineTuneObject
+from loraline_operator.plan_selection import Selection
 
 PUBLISHED = re.compile(r"^s3://[^/]+/(?:.*/)?adapters/(?P<version>[0-9a-f]{12})/?$")
 
@@ -29,20 +30,31 @@ class Target:
     message: str = ""
     is_final: bool = False
     """Whether only a person's change mends it."""
+    is_selected: bool = False
+    """Whether spec.adapterSelector made the route."""
 
 
-def targets(spec: AdapterDeploymentSpec, finetunes: Mapping[str, FineTuneObject]) -> list[Target]:
+def targets(spec: AdapterDeploymentSpec, finetunes: Mapping[str, FineTuneObject], selection: Selection) -> list[Target]:
     """The target of each route, sorted by name."""
-    return [_target(spec, route, finetunes) for route in sorted(spec.adapters, key=lambda route: route.name)]
+    own = [_target(spec, route, finetunes) for route in spec.adapters]
+    selected = [
+        replace(_of_finetune(spec, finetune.meta.name, finetune), is_selected=True) for finetune in selection.routes
+    ]
+    return sorted([*own, *selected], key=lambda target: target.name)
 
 
 def storage(spec: AdapterDeploymentSpec, finetunes: Mapping[str, FineTuneObject]) -> S3Access | str | None:
-    """How the pods reach S3: the spec's storage, or that of the outputs of the fine-tunes.
+    """How the pods reach S3: the spec's storage, or that of the outputs of the fine-tunes of adapters[].
 
     Returns a sentence when the outputs differ, and None when no fine-tune tells yet.
     """
     if spec.storage is not None:
         return spec.storage
+    if spec.adapter_selector is not None:
+        return (
+            "spec.adapterSelector needs spec.storage, as the pods must know where adapters lie before fine-tunes come: "
+            "set spec.storage"
+        )
     found: dict[str, S3Access] = {}
     for route in spec.adapters:
         finetune = finetunes.get(route.finetune_ref.name) if route.finetune_ref else None

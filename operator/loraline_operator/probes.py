@@ -14,6 +14,7 @@ from aiohttp import web
 
 from loraline_operator import metrics
 from loraline_operator.lease import Lease
+from loraline_operator.policy_store import PolicyStore
 from loraline_operator.reconcile import Health
 
 MISSED_PERIODS = 3
@@ -22,9 +23,10 @@ MISSED_PERIODS = 3
 class Probes:
     """Answers for one process."""
 
-    def __init__(self, health: Health, lease: Lease, resync_interval_s: float) -> None:
+    def __init__(self, health: Health, lease: Lease, policies: PolicyStore, resync_interval_s: float) -> None:
         self._health = health
         self._lease = lease
+        self._policies = policies
         self._limit_s = MISSED_PERIODS * resync_interval_s
 
     def application(self) -> web.Application:
@@ -47,12 +49,14 @@ class Probes:
     async def _readyz(self, _: web.Request) -> web.Response:
         if not self._lease.is_held:
             return self._answer(True, "stands by: another replica holds the Lease")
+        if not self._policies.is_loaded:
+            return self._answer(False, self._policies.problem)
         listed_s = _age(self._health.listed_at)
         if listed_s is None:
             return self._answer(False, self._health.problem)
         if listed_s > self._limit_s:
             return self._answer(False, f"the last list of both kinds is {listed_s} s old: {self._health.problem}")
-        return self._answer(True, "")
+        return self._answer(True, self._policies.problem)
 
     def _answer(self, is_good: bool, message: str) -> web.Response:
         body = {

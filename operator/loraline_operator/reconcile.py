@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-from loraline_operator import errors, metrics
+from loraline_operator import errors, metrics, observed
 from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.cluster import Cluster
 from loraline_operator.objects import Objects
@@ -50,30 +50,45 @@ class Reconciler:
         self._queue = queue
         self._settings = settings
         self.references = References()
+        self._news: dict[Ref, Hashable] = {}
         self._soon = asyncio.Event()
         cluster.recovered = self._soon.set
 
     def seen(self, ref: Ref, manifest: Manifest) -> None:
         """One of our objects is there; its own writes come back as events, and are no news."""
         if self._objects.put(ref, manifest):
-            self.changed(ref)
+            self.changed(ref, observed.news(ref.kind, manifest))
 
     def gone(self, ref: Ref, manifest: Manifest) -> None:
         """One of our objects is there no longer."""
         self._objects.remove(ref, int(manifest["metadata"]["resourceVersion"]))
         self.changed(ref)
 
-    def changed(self, ref: Ref) -> None:
-        """Something happened to an object: it runs if it is ours, and so does what refers to it."""
+    def told(self, ref: Ref) -> None:
+        """The status of an object was written: what refers to it runs if that is news to it."""
+        manifest = self._objects.get(ref)
+        if manifest is not None:
+            self._pass_on(ref, observed.news(ref.kind, manifest))
+
+    def changed(self, ref: Ref, news: Hashable = None) -> None:
+        """Something happened to an object: it runs if it is ours, and what refers to it does if it can have news of it.
+
+        Args:
+            news: what those who refer to it look at; None where that is not known.
+        """
         self.health.seen_at[ref.kind] = asyncio.get_running_loop().time()
         if ref.kind is Kind.CONFIG_MAP:
             self.forget_data(ref)
         if ref.kind in self.paths:
             self._queue.add(ref)
-        self.told(ref)
+        self._pass_on(ref, news)
 
-    def told(self, ref: Ref) -> None:
-        """What refers to an object runs, as its status or its content has changed."""
+    def _pass_on(self, ref: Ref, news: Hashable) -> None:
+        if news is not None and self._news.get(ref) == news:
+            return
+        self._news.pop(ref, None)
+        if news is not None:
+            self._news[ref] = news
         for source in self.references.to(ref):
             self._queue.add(source)
 
@@ -146,6 +161,7 @@ class Reconciler:
             return None
         for ghost in self.references.keep_only(keys):
             self._queue.forget(ghost)
+        self._news = {ref: news for ref, news in self._news.items() if ref in keys}
         metrics.count_finetunes(phases)
         for key in sorted(keys):
             self._queue.add(key)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from loraline_operator.actions import Ref
+
+ANY = "*"
+"""Name that stands for every object of a kind in a namespace, as a selector means them."""
 
 
 class References:
@@ -29,8 +33,9 @@ class References:
             self._targets.pop(source, None)
 
     def to(self, target: Ref) -> tuple[Ref, ...]:
-        """The objects that refer to this one."""
-        return tuple(sorted(self._sources.get(target, ())))
+        """The objects that refer to this one, by its name or by a selector."""
+        everything = replace(target, name=ANY)
+        return tuple(sorted(self._sources.get(target, set()) | self._sources.get(everything, set())))
 
     def keep_only(self, sources: Collection[Ref]) -> tuple[Ref, ...]:
         """Forgets what objects that are no more refer to, and returns those objects."""

@@ -52,6 +52,9 @@ class Settings:
     namespace: str = "loraline-system"
     """The operator's own namespace, where its Lease lives."""
 
+    policy: str = "loraline-policy"
+    """ConfigMap of that namespace with the policy; where there is none, all is allowed."""
+
     listen: str = "0.0.0.0:8080"
     """Address of /metrics, /healthz and /readyz."""
 

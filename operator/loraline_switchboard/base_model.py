@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loraline_api import artifact
+from loraline_api.preflight import BaseModelCard
 from loraline_switchboard import tensors
 
 
@@ -22,6 +23,18 @@ class BaseModel:
     shapes: Mapping[str, tuple[int, ...]]
     modules: frozenset[str]
     layers: int | None
+
+    def card(self) -> BaseModelCard:
+        """Its description, for checks elsewhere."""
+        shapes = {module: list(self.shapes[module]) for module in sorted(self.shapes)}
+        others = sorted(self.modules - self.shapes.keys())
+        return BaseModelCard(digest=self.digest, layers=self.layers, shapes=shapes, modules=others)
+
+
+def from_card(card: BaseModelCard) -> BaseModel:
+    """The base model that another pod has described."""
+    shapes = {module: tuple(shape) for module, shape in card.shapes.items()}
+    return BaseModel(card.digest, shapes, frozenset((*shapes, *card.modules)), card.layers)
 
 
 def read(folder: Path) -> BaseModel:

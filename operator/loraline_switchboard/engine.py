@@ -15,6 +15,7 @@ from typing import Any, Self
 import aiohttp
 
 from loraline_api.conditions import Reason
+from loraline_api.probe import ProbeAnswer
 from loraline_switchboard import proof
 from loraline_switchboard.errors import Rejected, SwitchboardError, Unavailable
 
@@ -87,7 +88,7 @@ class Engine:
             await self.check_health()
             raise SwitchboardError(Reason.LOAD_REJECTED, f"vLLM does not unload {name}: {_error_message(text)}")
 
-    async def answer(self, model: str) -> proof.Answer:
+    async def answer(self, model: str) -> ProbeAnswer:
         """The greedy answer of a model to the probe prompt, from no cache.
 
         Raises:
@@ -112,13 +113,18 @@ class Engine:
             )
         try:
             choice = json.loads(text)["choices"][0]
-            logprobs = tuple(float("nan") if value is None else value for value in choice["logprobs"]["token_logprobs"])
-            return proof.Answer(tuple(choice["token_ids"]), logprobs)
+            logprobs = [float("nan") if value is None else value for value in choice["logprobs"]["token_logprobs"]]
+            return ProbeAnswer(token_ids=choice["token_ids"], logprobs=logprobs)
         except (ValueError, LookupError, TypeError) as error:
             raise Unavailable(
                 Reason.PROBE_FAILED,
                 f"vLLM's answer to the probe of {model} cannot be read: {error!r}; it is asked again",
             ) from error
+
+    async def give_token(self, model: str, timeout_s: float) -> None:
+        """Returns when vLLM has given one token; raises EngineDown or EngineBusy otherwise."""
+        body = {"model": model, "prompt": proof.PROMPT, "max_tokens": 1, "cache_salt": uuid.uuid4().hex}
+        await self._call("POST", "/v1/completions", body, timeout_s)
 
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float

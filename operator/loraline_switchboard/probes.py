@@ -12,7 +12,8 @@ import time
 import aiohttp
 from aiohttp import web
 
-from loraline_api.routing import DRAIN_LIMIT_S
+from loraline_api.leaving import DRAIN_LIMIT_S, DRAIN_QUIET_S
+from loraline_api.preflight import CARD_PATH
 from loraline_switchboard.engine import Engine, EngineBusy, EngineDown
 from loraline_switchboard.metrics import Metrics
 from loraline_switchboard.registry import Registry
@@ -21,20 +22,18 @@ from loraline_switchboard.worker import Worker
 TURN_LIMIT_S = 120.0
 """Oldest last turn of a worker that lives: a turn takes milliseconds, a removal of many files seconds."""
 
-DRAIN_QUIET_S = 5.0
-"""Without a request for so long a leaving pod is idle: proxies need 1 to 2 s to see that its endpoint is gone."""
-
 DRAIN_LOOK_S = 0.2
 
 
 class Probes:
     """The handlers of everything that is not for callers."""
 
-    def __init__(self, registry: Registry, worker: Worker, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, registry: Registry, worker: Worker, engine: Engine, metrics: Metrics, card: str = "") -> None:
         self._registry = registry
         self._worker = worker
         self._engine = engine
         self._metrics = metrics
+        self._card = card
 
     def routes(self) -> list[web.RouteDef]:
         """The paths and their handlers."""
@@ -43,6 +42,7 @@ class Probes:
             web.get("/readyz", self.ready),
             web.get("/health", self.ready),
             web.get("/state", self.state),
+            web.get(CARD_PATH, self.base),
             web.get("/drain", self.drain),
             web.get("/metrics", self.metrics),
             web.get("/engine/health", self.engine_health),
@@ -68,23 +68,30 @@ class Probes:
             content_type="application/json",
         )
 
+    async def base(self, _: web.Request) -> web.Response:
+        """The description of the base model, as the operator puts it into a ConfigMap."""
+        return web.Response(text=self._card)
+
     async def drain(self, _: web.Request) -> web.Response:
         """Answers when no request has been in flight for a few seconds, or at its limit. The engine's preStop waits."""
         registry = self._registry
         with registry.draining():
             start = time.monotonic()
-            while (now := time.monotonic()) - start < DRAIN_LIMIT_S:
+            while not registry.engine_sick and (now := time.monotonic()) - start < DRAIN_LIMIT_S:
                 if not registry.in_flight and now - max(start, registry.last_request) >= DRAIN_QUIET_S:
                     return web.Response(text="idle\n")
                 await asyncio.sleep(DRAIN_LOOK_S)
-        return web.Response(status=503, text=f"{registry.in_flight} requests after {DRAIN_LIMIT_S} s\n")
+        why = registry.engine_sick or f"{registry.in_flight} requests after {DRAIN_LIMIT_S} s"
+        return web.Response(status=503, text=f"{why}\n")
 
     async def metrics(self, _: web.Request) -> web.Response:
         """The switchboard's metrics."""
         return web.Response(body=self._metrics.text(), content_type="text/plain")
 
     async def engine_health(self, _: web.Request) -> web.Response:
-        """vLLM's health; a vLLM that is too busy to answer is alive."""
+        """vLLM's health; one that is too busy to answer is alive, one that gives no tokens or wrong ones is not."""
+        if self._registry.engine_sick:
+            return web.Response(status=503, text=f"{self._registry.engine_sick}\n")
         try:
             await self._engine.check_health()
         except EngineDown as error:

@@ -5,10 +5,9 @@ Pure. A version is proved when its answer differs from the base model's and ever
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from dataclasses import dataclass
+
+from loraline_api.probe import ProbeAnswer
 
 PROMPT = "The quick brown fox"
 """Short: with its answer it fits the smallest spec.server.maxModelLen."""
@@ -20,22 +19,9 @@ MIN_DIFFERENCE = 1e-4
 smallest trained one that was seen gives 1e-2."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A greedy completion: its token ids and their log-probabilities."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the token ids, first 12 hex digits: replicas that agree have the same."""
-        return hashlib.sha256(json.dumps(self.token_ids).encode()).hexdigest()[:12]
-
-
-def why_not_proved(adapter: Answer, base: Answer) -> str | None:
+def why_not_proved(adapter: ProbeAnswer, base: ProbeAnswer) -> str | None:
     """What the answer lacks to prove the adapter, or None when it is proved."""
-    if not adapter.token_ids or not all(math.isfinite(value) for value in adapter.logprobs):
+    if not is_finite(adapter):
         return "gave log-probabilities that are not numbers; train it again"
     if adapter.token_ids != base.token_ids:
         return None
@@ -47,3 +33,8 @@ def why_not_proved(adapter: Answer, base: Answer) -> str | None:
         f"answers the probe exactly as the base model does (log-probabilities differ by {difference:.1e}, "
         f"{MIN_DIFFERENCE:.0e} is the least that counts), so it has no effect; train it again"
     )
+
+
+def is_finite(answer: ProbeAnswer) -> bool:
+    """Whether it has tokens, and numbers only: a vLLM whose memory is spoiled gives none."""
+    return bool(answer.token_ids) and all(math.isfinite(value) for value in answer.logprobs)

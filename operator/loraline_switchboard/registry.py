@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from loraline_api.conditions import Reason
+from loraline_api.probe import ProbeAnswer
 from loraline_api.routing import Route, RouteState, SwitchboardState, VersionPhase, VersionState
-from loraline_switchboard import proof
 from loraline_switchboard.table import ReadTable
 
 BASE = "base"
@@ -34,8 +34,11 @@ class Held:
     reason: Reason | None = None
     message: str = ""
     root: str | None = None
-    fingerprint: str | None = None
+    answer: ProbeAnswer | None = None
     proved_at: datetime | None = None
+    checked_at: datetime | None = None
+    doubts: int = 0  # proofs in a row that did not hold
+    check_due: float = 0.0  # when the proof is to be made again, by the worker's clock
     in_flight: int = 0
     failures: int = 0
     retry_at: float = 0.0
@@ -60,9 +63,11 @@ class Held:
             reason=self.reason,
             message=self.message,
             root=self.root,
-            fingerprint=self.fingerprint,
+            fingerprint=self.answer.fingerprint if self.answer is not None else None,
+            answer=self.answer,
             in_flight=self.in_flight,
             proved_at=self.proved_at,
+            checked_at=self.checked_at,
         )
 
 
@@ -89,15 +94,18 @@ class Registry:
 
     base_name: str
     base_digest: str | None = None
+    pod: str = ""
     desired: ReadTable | None = None
     problem: str = "the routing table has not been read yet"
     held: dict[tuple[str, str], Held] = field(default_factory=dict)
     serving: dict[str, str] = field(default_factory=dict)
     engine_healthy: bool = False
     engine_problem: str = "vLLM has not answered yet"
-    base_answer: proof.Answer | None = None
+    base_answer: ProbeAnswer | None = None
+    engine_sick: str = ""  # why vLLM has to be started again, though it runs
     engine_generation: int = 0
     base_in_flight: int = 0
+    last_token: float = 0.0  # when vLLM last gave a part of an answer, by time.monotonic()
     last_request: float = 0.0  # when one last began or ended, by time.monotonic()
     drains: int = 0  # requests of /drain that wait
     is_stopping: bool = False
@@ -150,7 +158,7 @@ class Registry:
         self.engine_healthy, self.engine_problem, self.base_answer = False, problem, None
         for held in self.held.values():
             if held.phase in (VersionPhase.PROVED, VersionPhase.LOADING, VersionPhase.DRAINING):
-                held.phase, held.message, held.root, held.fingerprint = VersionPhase.WAITING, problem, None, None
+                held.phase, held.message, held.root, held.answer = VersionPhase.WAITING, problem, None, None
         self.settle()
 
     def unwanted(self) -> list[Held]:
@@ -211,6 +219,8 @@ class Registry:
             return self.problem
         if self.base_answer is None:
             return self.engine_problem
+        if self.pod in (self.desired.table.distrusted or ()):
+            return "the other replicas answer the probe otherwise; delete this pod to have another one made"
         for route in self.routes:
             if route.serving is None or self.serving.get(route.name) == route.serving:
                 continue

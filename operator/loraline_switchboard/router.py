@@ -8,6 +8,7 @@ as the header x-loraline-version does, and an answer that is not parsed is not h
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,6 +103,7 @@ class Router:
                 response.headers[VERSION_HEADER] = target.version
                 await response.prepare(request)
                 async for chunk in answer.content.iter_any():
+                    self._registry.last_token = time.monotonic()
                     await response.write(chunk)
                 await response.write_eof()
                 return response

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from loraline_api.routing import DRAIN_LIMIT_S
+from loraline_api.leaving import DRAIN_LIMIT_S
 from loraline_switchboard import base_model, s3
 from loraline_switchboard.engine import Engine
+from loraline_switchboard.heartbeat import Heartbeat, HeartbeatPace
 from loraline_switchboard.metrics import Metrics
 from loraline_switchboard.probes import Probes
 from loraline_switchboard.registry import Registry
@@ -42,25 +43,28 @@ class Settings:
     storage: s3.S3Settings
     host: str = "0.0.0.0"
     port: int = 8080
+    pod: str = ""
     pace: Pace = field(default_factory=Pace)
+    heartbeat: HeartbeatPace = field(default_factory=HeartbeatPace)
 
 
 async def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
     base = await asyncio.to_thread(base_model.read, settings.base_path)
-    registry = Registry(base_name=settings.base_name, base_digest=base.digest)
+    registry = Registry(base_name=settings.base_name, base_digest=base.digest, pod=settings.pod)
     store = AdapterStore(settings.adapters, functools.partial(s3.client, settings.storage))
     async with Engine(settings.engine) as engine:
         worker = Worker(registry, engine=engine, store=store, base=base, table_path=settings.table, pace=settings.pace)
         metrics = Metrics(registry)
-        app = application(registry, Router(registry, engine, metrics), Probes(registry, worker, engine, metrics))
+        probes = Probes(registry, worker, engine, metrics, base.card().encode())
+        app = application(registry, Router(registry, engine, metrics), probes)
         # A caller that goes away cancels its handler, which closes the connection to vLLM, which stops the answer.
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
         await runner.setup()
         try:
             await web.TCPSite(runner, settings.host, settings.port).start()
             log.info("listening on %s:%d", settings.host, settings.port)
-            await _until_stopped(registry, worker)
+            await _until_stopped(registry, worker, Heartbeat(registry, engine, settings.heartbeat))
         finally:
             await runner.cleanup()
 
@@ -82,21 +86,23 @@ def application(registry: Registry, router: Router, probes: Probes) -> web.Appli
     return app
 
 
-async def _until_stopped(registry: Registry, worker: Worker) -> None:
+async def _until_stopped(registry: Registry, worker: Worker, heartbeat: Heartbeat) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    turning = loop.create_task(worker.run())
+    turning = [loop.create_task(worker.run()), loop.create_task(heartbeat.run())]
     stopping = loop.create_task(stop.wait())
-    await asyncio.wait((turning, stopping), return_when=asyncio.FIRST_COMPLETED)
-    if turning.done():
-        turning.result()  # a worker that ended is a bug: its error ends the process
+    await asyncio.wait((*turning, stopping), return_when=asyncio.FIRST_COMPLETED)
+    for task in turning:
+        if task.done():
+            task.result()  # a loop that ended is a bug: its error ends the process
     registry.is_stopping = True
     log.info("stopping, with %d requests in flight", registry.in_flight)
     for _ in range(int(DRAIN_LIMIT_S / STOP_LOOK_S)):
         if not registry.in_flight:
             break
         await asyncio.sleep(STOP_LOOK_S)
-    turning.cancel()
-    await asyncio.wait((turning,))
+    for task in turning:
+        task.cancel()
+    await asyncio.wait(turning)

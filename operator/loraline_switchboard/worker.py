@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from loraline_api.conditions import Reason
+from loraline_api.probe import ProbeAnswer
 from loraline_api.routing import VersionPhase
 from loraline_switchboard import preflight, proof, table
 from loraline_switchboard.base_model import BaseModel
@@ -32,6 +33,12 @@ MAX_DOWNLOADS = 2
 BASE_TASK = "base"
 """Key of the task that asks the base model; versions' keys hold an @."""
 
+PROOF_TASK = "proof"
+"""Key of the task that proves a loaded version again."""
+
+DOUBTS = 2
+"""Proofs in a row that have to fail before vLLM is started again."""
+
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 """Waits between two tries of a version that is Retrying; the last one repeats."""
 
@@ -43,6 +50,7 @@ class Pace:
     turn_s: float = 0.5
     engine_s: float = 2.0  # one health and one list request of vLLM
     engine_busy_limit_s: float = 60.0  # without any answer for so long it counts as down
+    proof_s: float = 600.0  # from one proof of a loaded version to the next: a greedy answer of eight tokens
     files_grace_s: float = 60.0  # files outlive their unload: vLLM may still schedule a request that was given up
 
 
@@ -115,7 +123,10 @@ class Worker:
                 self._lose_engine(str(error))
             return
         except EngineDown as error:
+            self.registry.engine_sick = ""  # what was sick has ended
             self._lose_engine(str(error))
+            return
+        if self.registry.engine_sick:
             return
         self._engine_seen = self._clock()
         self.registry.engine_healthy = True
@@ -149,6 +160,41 @@ class Worker:
             can_go_on = not held.is_checked or self.registry.base_answer is not None
             if held.is_wanted and is_due and can_go_on:
                 self._start(held.name, functools.partial(self._bring_up, held))
+        self._start_proof()
+
+    def _start_proof(self) -> None:
+        """Proves a loaded version again whose time has come, one at a time: a listing is no proof that it answers."""
+        due = [held for held in self.registry.held.values() if held.is_proved and held.check_due <= self._clock()]
+        if due and self.registry.base_answer is not None:
+            self._start(PROOF_TASK, functools.partial(self._prove_again, min(due, key=lambda held: held.check_due)))
+
+    async def _prove_again(self, held: Held) -> None:
+        """Compares a new answer with that of the proof; a vLLM whose numbers are spoiled has to start again."""
+        generation, before = self.registry.engine_generation, held.answer
+        async with self._engine_turn:
+            held.check_due = self._clock() + self._pace.proof_s
+            if not held.is_proved or before is None:
+                return
+            try:
+                answer = await self._engine.answer(held.name)
+            except (EngineBusy, EngineDown, SwitchboardError) as error:
+                log.warning("%s was not proved again: %s", held.name, error)
+                return
+        if not held.is_proved or self.registry.engine_generation != generation:
+            return
+        if proof.is_finite(answer) and answer.agrees_with(before):
+            held.checked_at, held.doubts = datetime.now(UTC), 0
+            return
+        held.doubts += 1
+        if held.doubts < DOUBTS:
+            held.check_due = self._clock()
+            return
+        problem = (
+            f"vLLM answers the probe of {held.name} otherwise than when it was loaded (fingerprint "
+            f"{answer.fingerprint}, before {before.fingerprint}): it is started again"
+        )
+        self.registry.engine_sick = problem
+        self._lose_engine(problem)
 
     def _start(self, key: str, work: Callable[[], Coroutine[None, None, None]]) -> None:
         if key not in self._tasks:
@@ -205,7 +251,7 @@ class Worker:
             await asyncio.to_thread(preflight.check, folder, manifest, self._base, limit)
             held.is_checked = True
 
-    async def _load_and_prove(self, held: Held, base: proof.Answer) -> None:
+    async def _load_and_prove(self, held: Held, base: ProbeAnswer) -> None:
         generation, root = self.registry.engine_generation, str(self._store.path(held.version))
         held.phase, held.reason, held.message = VersionPhase.LOADING, None, ""
         await self._engine.load(held.name, root)
@@ -221,8 +267,9 @@ class Worker:
         if self.registry.engine_generation != generation:
             held.phase = VersionPhase.WAITING  # vLLM went away meanwhile: what was proved is gone
             return
-        held.root, held.fingerprint, held.proved_at = root, answer.fingerprint, datetime.now(UTC)
-        held.phase, held.reason, held.message, held.failures = VersionPhase.PROVED, None, "", 0
+        held.root, held.answer, held.proved_at, held.checked_at = root, answer, datetime.now(UTC), datetime.now(UTC)
+        held.check_due = self._clock() + self._pace.proof_s
+        held.phase, held.reason, held.message, held.failures, held.doubts = VersionPhase.PROVED, None, "", 0, 0
         log.info("proved %s, fingerprint %s", held.name, answer.fingerprint)
         self.registry.settle()
 

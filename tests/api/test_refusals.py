@@ -105,6 +105,26 @@ def apply(kubeconfig: Path, body: dict[str, Any]) -> tuple[int, str]:
             id="a gate that none can pass",
         ),
         pytest.param(
+            {"evaluation.metrics": ["exactMatch"], "evaluation.gates": [{"metric": "exactMatch", "min": 90}]},
+            "exactMatch is a share from 0 to 1, so that no adapter can pass a min over 1; write 90 % as 0.9",
+            id="a gate in per cent",
+        ),
+        pytest.param(
+            {"training.batchSize": 7, "training.microBatchSize": 4},
+            "training.batchSize is no multiple of training.microBatchSize; choose a divisor of batchSize",
+            id="a micro-batch that does not divide the batch",
+        ),
+        pytest.param(
+            {"output.endpoint": "minio:9000"},
+            'spec.output.endpoint: Invalid value: "minio:9000": must begin with http:// or https://, as in http://',
+            id="an endpoint without a scheme",
+        ),
+        pytest.param(
+            {"compute.requests": {"memory": "lots"}},
+            'spec.compute.requests.memory: Invalid value: "lots": must be a quantity, such as 500m or 2 of cpu',
+            id="memory in words",
+        ),
+        pytest.param(
             {"dataset.evalFraction": 0, "evaluation.gates": [{"metric": "loss", "max": 1}]},
             "evaluation.gates need held-out examples: set dataset.eval or a dataset.evalFraction over 0",
             id="gates without held-out examples",
@@ -137,6 +157,11 @@ def test_a_bad_fine_tune_is_refused_with_its_reason(crds: Path, changes: dict[st
             id="an adapter outside of S3",
         ),
         pytest.param(
+            {"adapters": [{"name": "a", "uri": "s3://bucket/prefix"}]},
+            "must look like s3://bucket/prefix/adapters/<version>, as status.adapter.uri of a LoraFineTune has it",
+            id="a prefix in place of a version",
+        ),
+        pytest.param(
             {"adapters": [{"name": "a", "uri": "s3://b/p"}, {"name": "a", "uri": "s3://b/q"}]},
             "Duplicate value",
             id="two routes of one name",
@@ -151,6 +176,26 @@ def test_a_bad_fine_tune_is_refused_with_its_reason(crds: Path, changes: dict[st
             {"server.extraArgs": ["--host=0.0.0.0"]},
             "server.extraArgs holds an argument that Loraline sets itself",
             id="an argument that opens vLLM to the network",
+        ),
+        pytest.param(
+            {"server.extraArgs": ["--max-cpu-loras=64"]},
+            "remove it, and set server.maxLoras, maxLoraRank and maxCpuLoras for the last three",
+            id="a limit past its field",
+        ),
+        pytest.param(
+            {"adapterSelector": {"matchLabels": {"serve": "support"}}},
+            "spec.adapterSelector needs spec.storage",
+            id="a selector without storage",
+        ),
+        pytest.param(
+            {"storage": {}, "adapterSelector": {"matchExpressions": [{"key": "serve", "operator": "In"}]}},
+            "matchExpressions: serve has operator In: In and NotIn need at least one of values, Exists and",
+            id="a selector that compares with nothing",
+        ),
+        pytest.param(
+            {"storage": {}, "adapterSelector": {"matchExpressions": [{"key": "serve", "operator": "Equals"}]}},
+            'supported values: "In", "NotIn", "Exists", "DoesNotExist"',
+            id="a selector with an operator that Kubernetes has not",
         ),
     ],
 )
@@ -171,6 +216,20 @@ def test_the_base_model_of_a_deployment_cannot_be_changed(crds: Path) -> None:
     )
     code, answer = apply(crds, with_spec(DEPLOYMENT, {"baseModel.uri": "hf://org/other"}))
     assert (code != 0, "create another AdapterDeployment and move the callers" in answer) == (True, True), answer
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        {},
+        {"matchLabels": {"team.example.com/serve": "support"}},
+        {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}, {"key": "c", "operator": "Exists"}]},
+    ],
+    ids=["everything", "a label", "expressions"],
+)
+def test_a_selector_as_kubernetes_has_it_is_accepted(crds: Path, selector: dict[str, Any]) -> None:
+    code, answer = apply(crds, with_spec(DEPLOYMENT, {"storage": {}, "adapterSelector": selector}))
+    assert code == 0, answer
 
 
 @pytest.mark.parametrize("body", [FINETUNE, DEPLOYMENT], ids=["LoraFineTune", "AdapterDeployment"])

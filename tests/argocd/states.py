@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 from loraline_api import API_VERSION, crd
 from loraline_api.conditions import Reason
 from loraline_api.outcome import ExitCode
+from loraline_api.policy import Policy
 from loraline_operator.actions import Kind, Manifest
+from loraline_operator.observed_claims import Claim
 from loraline_operator.observed_finetune import DataProblem, MissingData, Stuck
 from unit.operator.builders import (
+    NOW,
     FineTuneBuilder,
     a_finetune,
     a_pod,
@@ -22,7 +25,7 @@ from unit.operator.builders import (
     failed,
     seen,
 )
-from unit.operator.deployment.serving_world import FIRST, SECOND, World
+from unit.operator.deployment.serving_world import FIRST, SECOND, World, uri
 from unit.operator.planning import after, the_job
 
 PROGRESSING, HEALTHY, DEGRADED, SUSPENDED = "Progressing", "Healthy", "Degraded", "Suspended"
@@ -70,11 +73,18 @@ def finetunes() -> dict[str, State]:
     held = after(running.with_spec("suspend", True), seen(a_snapshot(job.run_id)))
     other = running.with_spec("training.seed", 7)
     from_map = new.with_spec("dataset.train", {"uri": "configmap://tickets/train"})
+    strict = Policy.model_validate({"limits": {"rank": 8}})
+    one_gpu = Policy.model_validate({"limits": {"gpus": 1}})
+    taken = (Claim("first", NOW, 1, holds=True, jobs=("first-1",)), Claim("tickets", NOW, 1, waits=True))
+    large = new.with_spec("baseModel.uri", "hf://Qwen/Qwen2.5-72B").with_spec("compute", {"gpuType": "L4"})
     no_data = {"train": MissingData(DataProblem.NO_CONFIG_MAP)}
     return {
         "unseen": State(_finetune(new) | {"status": crd.UNSEEN}, PROGRESSING, UNSEEN),
         "waiting-for-data": State(_finetune(after(from_map, seen(data=no_data))), PROGRESSING),
         "invalid": State(_finetune(after(new.with_spec("training.epochs", "many"), seen())), DEGRADED),
+        "refused-by-policy": State(_finetune(after(new, seen(), policy=strict)), DEGRADED),
+        "gpu-too-small": State(_finetune(after(large, seen())), DEGRADED),
+        "waiting-for-gpus": State(_finetune(after(new, replace(seen(), claims=taken), policy=one_gpu)), PROGRESSING),
         "pending": State(_finetune(started), PROGRESSING),
         "queued": State(_finetune(after(started, seen(replace(job, is_suspended=True)))), PROGRESSING),
         "unschedulable": State(_finetune(after(started, seen(job, stuck))), PROGRESSING),
@@ -122,13 +132,28 @@ def deployments() -> dict[str, State]:
     scaled.settle()
     deleting = world()
     deleting.manifest["metadata"]["deletionTimestamp"] = DELETED_AT
-    rolling = world(lambda made: made.tune(SECOND), look)
+    rolling = world(lambda made: made.tune(SECOND), lambda made: made.check())
+    checking = world(lambda made: made.tune(SECOND), look)
+    full = World(server={"maxLoras": 2}, adapters=[{"name": f"r{number}", "uri": uri(FIRST)} for number in range(4)])
+    full.settle()
+    label = {"serve": "support"}
+    selecting = World(adapters=[], adapterSelector={"matchLabels": label}, storage={})
+    selecting.tune(FIRST, labels=label)
+    selecting.tune(SECOND, name="large", rank=128, labels=label)
+    selecting.settle()
+    odd = world(pods=3)
+    odd.pods[1].seed = 1
+    odd.settle()
     return {
         "unseen": State(_deployment(World()) | {"status": crd.UNSEEN}, PROGRESSING, UNSEEN),
         "starting": State(_deployment(starting), PROGRESSING),
         "ready": State(_deployment(world()), HEALTHY),
         "waiting-for-adapter": State(_deployment(world(version=None, storage={})), PROGRESSING),
         "rolling-out": State(_deployment(rolling), PROGRESSING, condition="Progressing"),
+        "checking": State(_deployment(checking), PROGRESSING, condition="Progressing"),
+        "no-free-slot": State(_deployment(full), DEGRADED),
+        "selected-trouble": State(_deployment(selecting), HEALTHY),
+        "replicas-disagree": State(_deployment(odd), DEGRADED, kstatus_name="InProgress"),
         "refused-version": State(_deployment(refused), DEGRADED),
         "finetune-not-found": State(_deployment(lost), PROGRESSING),
         "crashing-pod": State(_deployment(world(crash, look)), DEGRADED, kstatus_name="InProgress"),

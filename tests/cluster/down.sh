@@ -48,7 +48,7 @@ stop_cgroup() { # a node's containers and all that they left: the processes of t
   fail "the cgroup $(cgroup_folder) still holds processes: $(find "$(cgroup_folder)" -name cgroup.procs -exec cat {} + | tr '\n' ' ')"
 }
 
-stop KILL 'kube*' kwok coredns 'door*' # they keep nothing; their own way to end takes five seconds
+stop KILL 'kube*' kwok coredns registry 'door*' # they keep nothing; their own way to end takes five seconds
 stop TERM etcd
 stop_cgroup
 stop KILL box

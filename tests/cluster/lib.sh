@@ -23,10 +23,19 @@ start() { # start NAME COMMAND...: in the background; its pid goes to pids/, its
   n=$(find "$dir/pids" -type f | wc -l)
   (
     umask 022 # up.sh's 077 is for keys; under containerd it would close an image's root to other users
+    close_inherited
     [ ${#enter[@]} -eq 0 ] || echo "$BASHPID" >"$(cgroup_folder)/system/cgroup.procs"
     exec setsid "${enter[@]}" "$@" </dev/null >>"$dir/logs/$name.log" 2>&1
   ) &
   echo "$! $(started_at $!)" >"$dir/pids/$(printf %02d "$n")-$name"
+}
+
+close_inherited() { # all but stdin, stdout and stderr: a cluster that stays up would hold its caller's locks and pipes
+  local fd
+  for fd in /proc/"$BASHPID"/fd/*; do
+    fd=${fd##*/}
+    [ "$fd" -le 2 ] || eval "exec $fd>&-"
+  done
 }
 
 alive() { # alive FILE: whether the program of that pid file still runs

@@ -2,7 +2,7 @@
 # The node of up.sh: a box of namespaces (mounts, network) in which everything runs at its usual paths and ports.
 # The box has no way out to any other network; a pair of socat processes brings 127.0.0.1:PORT of the host to the
 # API server over a Unix socket. The cgroup of the box holds all its processes, for down.sh. Images come from
-# tests/images, never from a registry.
+# tests/images, or from a registry that registry.sh brings into the box.
 
 box_up() {
   local pid
@@ -48,17 +48,20 @@ need_node_programs() {
 }
 
 make_cgroup() { # one for the box, in it one for the node's own programs; the kubelet makes one for pods beside that
+  # It weighs four programs, not one: on a busy machine a training in a pod came to 7 tokens/s.
   local hierarchy folder
   if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
     mkdir -p "/sys/fs/cgroup/$cgroup/system"
     for folder in /sys/fs/cgroup "/sys/fs/cgroup/$cgroup"; do
       sed 's/^/+/; s/ / +/g' "$folder/cgroup.controllers" >"$folder/cgroup.subtree_control"
     done
+    [ ! -f "/sys/fs/cgroup/$cgroup/cpu.weight" ] || echo 400 >"/sys/fs/cgroup/$cgroup/cpu.weight"
     return
   fi
   for hierarchy in /sys/fs/cgroup/*/; do
     [ -f "$hierarchy/release_agent" ] || continue # not a v1 hierarchy
     mkdir -p "$hierarchy/$cgroup/system"
+    [ ! -f "$hierarchy/$cgroup/cpu.shares" ] || echo 4096 >"$hierarchy/$cgroup/cpu.shares"
     [ -f "$hierarchy/cpuset.cpus" ] || continue
     for folder in "$hierarchy/$cgroup" "$hierarchy/$cgroup/system"; do
       cat "$hierarchy/cpuset.cpus" >"$folder/cpuset.cpus"

@@ -37,13 +37,15 @@ release() { # release PROGRAM: from its makers' site; false when that is not in 
 }
 
 build() { # build MODULE_FOLDER TAGS LDFLAGS PACKAGE...: one go build, for all that is missing of a module
-  local folder=$1 tags=$2 flags=$3 tmp package name
+  local folder=$1 tags=$2 flags=$3 tmp package name what
   shift 3
-  need_go "${*##*/}"
+  what=${*##*/}
+  what=${what/v3/etcd}
+  need_go "${what:=coredns}"
   tmp=$(mktemp -d "$bin/build.XXXXXX")
   (
     cd "$folder"
-    CGO_ENABLED=0 GOTOOLCHAIN=local GOWORK=off timed "building ${*##*/} from Go modules (the longest of it about 10 minutes)" \
+    CGO_ENABLED=0 GOTOOLCHAIN=local GOWORK=off timed "building $what from Go modules (the longest of it about 10 minutes)" \
       go build -mod=readonly -trimpath -buildvcs=false -tags "$tags" -ldflags "-s -w $flags" -o "$tmp/" "$@"
   )
   for package in "$@"; do

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cluster import fixture
+from cluster.pods import await_pod, kubectl, run_pod, terminated
 
 MACHINE = Path("/run/loraline/clusters")
 HOLDER = """
@@ -27,13 +27,6 @@ with fixture.control_plane(Path(sys.argv[1])):
     print("up", flush=True)
     time.sleep(600)
 """
-
-
-def kubectl(kubeconfig: Path, *arguments: str, text: str | None = None) -> str:
-    command = [str(fixture.programs() / "kubectl"), f"--kubeconfig={kubeconfig}", *arguments]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def programs_of(folder: Path) -> list[str]:
@@ -85,6 +78,20 @@ def test_a_cluster_that_is_running_is_not_started_again(tmp_path: Path) -> None:
     assert again.stderr == f"up.sh: {tmp_path} is running already; down.sh {tmp_path} stops it\n"
 
 
+def test_a_program_of_a_cluster_holds_no_lock_of_its_starter(tmp_path: Path) -> None:
+    for name in ("pids", "logs"):
+        (tmp_path / name).mkdir()
+    script = f"""
+        dir={tmp_path}; . tests/cluster/lib.sh
+        exec 9>{tmp_path}/lock; flock 9
+        start sleeper sleep 600
+        exec 9>&-; flock --wait 20 {tmp_path}/lock true && echo free
+        kill "$!"
+    """
+    done = subprocess.run(["bash", "-euc", script], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stdout) == (0, b"free\n")
+
+
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a cluster with a node."""
@@ -94,40 +101,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         fixture.load_images(folder, [images["operator"]])
         (folder / "image").write_text(images["operator"])
         yield folder
-
-
-def run_pod(folder: Path, name: str, script: str, **container: object) -> None:
-    """Starts a pod that runs a Python script in the operator's image, under the restricted Pod Security Standard."""
-    spec = {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 5,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [
-            {
-                "name": "main",
-                "image": (folder / "image").read_text(),
-                "command": ["python3", "-c", textwrap.dedent(script)],
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-                **container,
-            }
-        ],
-    }
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec}
-    kubectl(folder / "admin.kubeconfig", "apply", "-f", "-", text=json.dumps(pod))
-
-
-def await_pod(folder: Path, name: str, condition: str) -> None:
-    kubectl(folder / "admin.kubeconfig", "wait", f"--for={condition}", f"pod/{name}", "--timeout=60s")
-
-
-def terminated(folder: Path, name: str) -> dict[str, object]:
-    pod = json.loads(kubectl(folder / "admin.kubeconfig", "get", "pod", name, "-o", "json"))
-    state: dict[str, object] = pod["status"]["containerStatuses"][0]["state"]["terminated"]
-    return state
 
 
 def test_a_pod_of_our_image_runs_as_nobody_in_particular_and_says_its_last_words(node: Path) -> None:

@@ -1,6 +1,6 @@
 """`python -m demo`: plays the demo and leaves its cluster up; `python -m demo down` removes it.
 
-python -m demo [--context NAME --registry HOST/PATH [--gpus N] [--upload-model]]
+python -m demo [--context NAME --registry HOST/PATH [--gpus 0|1] [--upload-model]]
 python -m demo down [--context NAME]
 """
 
@@ -12,11 +12,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from demo import example, ground, store, story, view
+from demo import example, ground, guest, store, story, view
 from demo.kubectl import KubectlError, TimedOut
 from demo.result import Result
 
 RESULT = ground.BUILD / "demo.json"
+HUB = "https://huggingface.co"
+HALF = (
+    "a cluster has to pull the images from somewhere: give both, as in `make demo CONTEXT=name REGISTRY=host/path`, "
+    "or neither for the built-in cluster"
+)
 
 
 def main() -> int:
@@ -26,29 +31,34 @@ def main() -> int:
     parser.add_argument("--context", help="a context of your kubeconfig, instead of the built-in cluster")
     parser.add_argument("--registry", help="where that cluster pulls images from, as in host/path")
     parser.add_argument(
-        "--gpus", type=int, choices=(0, 1), default=1, help="GPUs of a pod on that cluster (default: 1)"
+        "--gpus", type=int, choices=(0, 1), help="GPUs of a pod on that cluster (default: 1 where a node offers any)"
     )
     parser.add_argument(
         "--upload-model",
         action="store_true",
-        help="put the base model into the demo's S3, for a cluster that does not reach the Hugging Face Hub",
+        help="put the base model into the demo's S3 (default: where the cluster does not reach the Hugging Face Hub)",
     )
     args = parser.parse_args()
-    if args.action == "up" and bool(args.context) != bool(args.registry):
-        parser.error("--context and --registry belong together: the cluster has to pull the images from somewhere")
     try:
-        if args.action == "down":
-            return down(args.context)
-        if not args.context:
-            return up(lambda: ground.built_in(cluster_folder()), gpus=0, is_model_uploaded=True)
-        return up(
-            lambda: ground.of_context(args.context, args.registry, args.gpus),
-            gpus=args.gpus,
-            is_model_uploaded=args.upload_model,
-        )
+        return act(args)
     except (ground.GroundError, KubectlError, TimedOut, story.StoryError) as error:
         view.say(f"\nThe demo stopped: {error}")
         return 1
+
+
+def act(args: argparse.Namespace) -> int:
+    """What the command line asks for.
+
+    Raises:
+        GroundError: it gives half of what belongs together.
+    """
+    if args.action == "down":
+        return down(args.context)
+    if bool(args.context) != bool(args.registry):
+        raise ground.GroundError(HALF)
+    if not args.context:
+        return up(lambda: ground.built_in(cluster_folder()), gpus=0, is_model_uploaded=True)
+    return up_as_guest(args.context, args.registry, args.gpus, is_model_uploaded=args.upload_model or None)
 
 
 def cluster_folder() -> Path:
@@ -56,23 +66,34 @@ def cluster_folder() -> Path:
     return ground.cache_folder() / "demo"
 
 
-def up(raise_ground: Callable[[], ground.Ground], *, gpus: int, is_model_uploaded: bool) -> int:
-    """The whole demo."""
+def up_as_guest(context: str, registry: str, gpus: int | None, *, is_model_uploaded: bool | None) -> int:
+    """The whole demo on a cluster of the user's."""
+    kubectl = guest.arrive(context)
+    count = guest.gpus(kubectl) if gpus is None else gpus
+    return up(lambda: ground.of_context(kubectl, registry, count), gpus=count, is_model_uploaded=is_model_uploaded)
+
+
+def up(raise_ground: Callable[[], ground.Ground], *, gpus: int, is_model_uploaded: bool | None) -> int:
+    """The whole demo; the base model is uploaded as told, or else where the cluster does not reach the hub."""
     view.heading("The ground: images and a cluster")
     where = raise_ground()
     result = play(where, furnish(where, gpus=gpus, is_model_uploaded=is_model_uploaded))
     return conclude(where, result)
 
 
-def furnish(where: ground.Ground, *, gpus: int, is_model_uploaded: bool) -> example.Place:
+def furnish(where: ground.Ground, *, gpus: int, is_model_uploaded: bool | None) -> example.Place:
     """The operator, an S3 and the base model; where they are."""
     view.heading("Installing the operator, an S3, and the base model")
     story.install(where)
     store.furnish(where)
+    if is_model_uploaded is None:
+        is_model_uploaded = not store.reaches(where.kubectl, HUB)
+        if is_model_uploaded:
+            view.say(f"The cluster does not reach {HUB}: the base model goes into the demo's S3")
     if not is_model_uploaded:
-        return example.Place(f"hf://HuggingFaceTB/{store.MODEL}", store.S3_ENDPOINT, gpus)
-    store.upload(where.kubectl, ground.model_folder(), store.MODEL_BUCKET, store.MODEL)
-    return example.Place(f"s3://{store.MODEL_BUCKET}/{store.MODEL}", store.S3_ENDPOINT, gpus)
+        return example.Place(f"hf://HuggingFaceTB/{ground.MODEL}", store.S3_ENDPOINT, gpus)
+    store.upload(where.kubectl, ground.model_folder(), store.MODEL_BUCKET, ground.MODEL)
+    return example.Place(f"s3://{store.MODEL_BUCKET}/{ground.MODEL}", store.S3_ENDPOINT, gpus)
 
 
 def play(where: ground.Ground, place: example.Place) -> Result:
@@ -103,7 +124,8 @@ def conclude(where: ground.Ground, result: Result) -> int:
     view.say("\nThe cluster is up. Three commands worth typing:")
     for line in commands(where):
         view.say(f"  {line}")
-    view.say("`make demo-down` removes it." if where.is_built_in else "`python -m demo down` removes what was made.")
+    context = f" CONTEXT={where.kubectl.context}" if where.kubectl.context else ""
+    view.say(f"`make demo-down{context}` removes {'it' if where.is_built_in else 'all that the demo made'}.")
     return 1 if broken else 0
 
 
@@ -128,10 +150,7 @@ def down(context: str | None) -> int:
     if context is None:
         ground.remove(cluster_folder())
         return 0
-    store.forget_namespace(ground.users_kubectl(context))
-    uninstall = ["uninstall", "loraline", "--namespace", ground.SYSTEM, "--ignore-not-found", "--wait"]
-    ground.run([str(ground.helm()), "--kube-context", context, *uninstall])
-    view.say("The CRDs stay, as they hold every team's objects: kubectl delete crd lorafinetunes.loraline.dev ...")
+    guest.leave(context)
     return 0
 
 

@@ -17,7 +17,6 @@ from demo.kubectl import Kubectl, Object
 FINETUNE = "tickets"
 ROUTE = "tickets"
 DEPLOYMENT = "support"
-BASE_MODEL = "SmolLM2-135M-Instruct"
 FIRST = ROOT / "docs" / "examples" / "tickets"
 SECOND = ROOT / "docs" / "examples" / "tickets-v2"
 

@@ -14,12 +14,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from demo import view
 from demo.kubectl import Kubectl
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
 NAMESPACE = "loraline-demo"
 SYSTEM = "loraline-system"
+CHART = ROOT / "charts" / "loraline"
+MODEL = "SmolLM2-135M-Instruct"
+
+FIRST_RUN = (
+    "This machine runs it for the first time: building a Kubernetes and images of PyTorch and vLLM takes about 40 "
+    "minutes on two cores and 40 GB in {cache}. Each part says how long it takes, and stays there once it is made."
+)
+"""What is said before the long first run, so that nobody takes it for a hang."""
 
 
 class GroundError(Exception):
@@ -60,23 +69,32 @@ def cache_folder() -> Path:
 
 def built_in(folder: Path) -> Ground:
     """Builds what is missing, and starts the cluster of that folder unless it runs."""
+    if not (cache_folder() / "images" / "node").exists():
+        view.say(FIRST_RUN.format(cache=cache_folder()))
+    view.say("[1/6] Debian's packages for a node and for images")
     script("tools/setup.sh", "system")
+    view.say("[2/6] Kubernetes")
     programs = Path(last_line("tools/setup.sh", "k8s-node"))
+    view.say("[3/6] An S3 server and helm")
+    helm_program = helm()
+    view.say("[4/6] Images: operator, trainer with PyTorch, vLLM, S3")
     built = named_values(script("images/build.sh"))
-    images = images_of(built)
+    view.say(f"[5/6] The base model, {MODEL}")
+    model_folder()
+    view.say("[6/6] The cluster")
     if not is_running(folder):
         command = [str(ROOT / "tests" / "cluster" / "up.sh"), "node", str(folder)]
         run(command, os.environ | {"LORALINE_NODE_IMAGES": built["node-images"]})
     script("images/load.sh", str(folder))
     kubectl = Kubectl(programs / "kubectl", NAMESPACE, kubeconfig=folder / "admin.kubeconfig")
-    return Ground(kubectl, helm(), images, folder)
+    return Ground(kubectl, helm_program, images_of(built), folder)
 
 
-def of_context(context: str, registry: str, gpus: int) -> Ground:
+def of_context(kubectl: Kubectl, registry: str, gpus: int) -> Ground:
     """A cluster of the user's kubeconfig; the images are built and pushed to the registry."""
     names = ["operator", "trainer", "s3", *(["server"] if gpus == 0 else [])]
     images = images_of(named_values(script("images/push.sh", registry, *names)))
-    return Ground(users_kubectl(context), helm(), images, None)
+    return Ground(kubectl, helm(), images, None)
 
 
 def users_kubectl(context: str) -> Kubectl:

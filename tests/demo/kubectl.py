@@ -74,6 +74,10 @@ class Kubectl:
         args = ["--selector", selector] if selector else []
         return list(json.loads(self.run("get", kind, *args, "-o", "json"))["items"])
 
+    def items_everywhere(self, kind: str) -> list[Object]:
+        """The objects of a kind in all namespaces."""
+        return list(json.loads(self.run("get", kind, "--all-namespaces", "-o", "json"))["items"])
+
     def apply(self, *objects: Mapping[str, Any]) -> None:
         """Server-side apply."""
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})

@@ -1,4 +1,4 @@
-"""What the demo puts into its namespace before the story begins: an S3, the base model in it, and a client pod.
+"""What the demo puts into its cluster before the story begins: CRDs, namespaces, an S3, and a client pod.
 
 The client pod runs the operator's image, for its Python; it asks and looks where users' own programs would.
 """
@@ -12,13 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, cast
 
-from demo.ground import NAMESPACE, Ground
+import yaml
+
+from demo import trouble
+from demo.ground import CHART, NAMESPACE, Ground
 from demo.kubectl import Kubectl, KubectlError, Object, wait_for
+
+LABEL = "loraline.dev/demo"
+"""On what the demo makes outside of its namespace, and on that: `true`."""
 
 CLIENT = "client"
 SECRET = "adapter-storage"
 S3_ENDPOINT = f"http://s3.{NAMESPACE}.svc:9000"
-MODEL = "SmolLM2-135M-Instruct"
 MODEL_BUCKET = "models"
 ADAPTER_BUCKET = "adapters"
 STORAGE_SCRIPT = Path(__file__).parent / "inside" / "storage.py"
@@ -44,8 +49,11 @@ def furnish(ground: Ground) -> None:
     kubectl.apply(namespace())
     wait_for("the namespace's ServiceAccount", lambda: kubectl.get("serviceaccount", "default"), timeout_s=60)
     kubectl.apply(secret(), service(), s3_deployment(ground.images.s3), client_pod(ground.images.operator))
-    kubectl.run("rollout", "status", "deployment/s3", "--timeout=180s")
-    kubectl.run("wait", "--for=condition=Ready", f"pod/{CLIENT}", "--timeout=180s")
+    try:
+        kubectl.run("rollout", "status", "deployment/s3", "--timeout=180s")
+        kubectl.run("wait", "--for=condition=Ready", f"pod/{CLIENT}", "--timeout=180s")
+    except KubectlError as error:
+        raise KubectlError(trouble.in_namespace(kubectl) or str(error)) from error
     make_buckets(kubectl, MODEL_BUCKET, ADAPTER_BUCKET)
 
 
@@ -58,16 +66,18 @@ def forget_namespace(kubectl: Kubectl) -> None:
     found = kubectl.get("namespace", NAMESPACE)
     if found is None:
         return
-    if found["metadata"].get("labels", {}).get("loraline.dev/demo") != "true":
-        raise KubectlError(
-            f"the namespace {NAMESPACE} is not the demo's: it lacks the label loraline.dev/demo=true; "
-            "delete it if nobody needs it"
-        )
+    if found["metadata"].get("labels", {}).get(LABEL) != "true":
+        raise KubectlError(not_ours(NAMESPACE))
     # Kubernetes deletes a namespace's pods first and looks again only after their grace period, which is long for
     # serving pods; so what has pods goes before the namespace.
     kubectl.run("delete", "adapterdeployments,lorafinetunes", "--all", "--timeout=120s")
     kubectl.run("delete", "deployments,pods", "--all", "--timeout=180s")
     kubectl.run("delete", "namespace", NAMESPACE, "--timeout=180s")
+
+
+def not_ours(name: str) -> str:
+    """The sentence about a namespace that somebody else made."""
+    return f"the namespace {name} is not the demo's: it lacks the label {LABEL}=true; delete it if nobody needs it"
 
 
 def make_buckets(kubectl: Kubectl, *names: str) -> None:
@@ -101,10 +111,28 @@ def listing(kubectl: Kubectl, bucket: str, prefix: str) -> list[tuple[str, int]]
     return [(key, int(size)) for size, _, key in (line.partition(" ") for line in text.splitlines())]
 
 
-def namespace() -> Object:
-    """The namespace, with the Pod Security Standard `restricted` enforced."""
-    labels = {"loraline.dev/demo": "true", "pod-security.kubernetes.io/enforce": "restricted"}
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
+def reaches(kubectl: Kubectl, url: str) -> bool:
+    """Whether a pod of the cluster gets an answer from there."""
+    script = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=10)"
+    try:
+        kubectl.run("exec", CLIENT, "--", "python3", "-c", script, url)
+    except KubectlError:
+        return False
+    return True
+
+
+def crds() -> list[Object]:
+    """Our CRDs, labelled as the demo's."""
+    found = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted((CHART / "crds").glob("*.yaml"))]
+    for crd in found:
+        crd["metadata"].setdefault("labels", {})[LABEL] = "true"
+    return found
+
+
+def namespace(name: str = NAMESPACE) -> Object:
+    """A namespace of the demo's, with the Pod Security Standard `restricted` enforced."""
+    labels = {LABEL: "true", "pod-security.kubernetes.io/enforce": "restricted"}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
 def secret(name: str = SECRET, keys: Sequence[str] = ()) -> Object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from demo import asking, example, ground, store, view
+from demo import asking, example, ground, store, trouble, view
 from demo.kubectl import Object, TimedOut, condition, is_true
 from demo.result import Result
 
@@ -45,8 +46,10 @@ class FirstAct:
 
 def install(where: ground.Ground) -> None:
     """The CRDs and the operator, by the chart."""
-    chart = ground.ROOT / "charts" / "loraline"
-    where.kubectl.run("apply", "--server-side", "--force-conflicts", "-f", str(chart / "crds"))
+    where.kubectl.apply(*store.crds())
+    system = dataclasses.replace(where.kubectl, namespace=ground.SYSTEM)
+    if system.get("namespace", ground.SYSTEM) is None:
+        system.apply(store.namespace(ground.SYSTEM))
     place = ["--kube-context", where.kubectl.context] if where.kubectl.context else []
     values = {
         "images": {
@@ -59,12 +62,22 @@ def install(where: ground.Ground) -> None:
     path = ground.BUILD / "demo" / "values.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    command = [str(where.helm), *place, "upgrade", "--install", "loraline", str(chart), "--namespace", ground.SYSTEM]
-    options = ["--create-namespace", "--values", str(path), "--skip-crds", "--wait", "--timeout", "2m"]
+    command = [
+        str(where.helm),
+        *place,
+        "upgrade",
+        "--install",
+        "loraline",
+        str(ground.CHART),
+        "--namespace",
+        ground.SYSTEM,
+    ]
+    options = ["--values", str(path), "--skip-crds", "--wait", "--timeout", "3m"]
     try:
         ground.run([*command, *options], where.kubectl.environment())
     except ground.GroundError as error:
-        raise StoryError(f"{error}; see: kubectl -n {ground.SYSTEM} logs deployment/loraline-operator") from error
+        why = trouble.in_namespace(system) or f"see: kubectl -n {ground.SYSTEM} logs deployment/loraline-operator"
+        raise StoryError(f"the operator does not run: {why}") from error
 
 
 def apply(where: ground.Ground, folder: Path, place: example.Place) -> Path:

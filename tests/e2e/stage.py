@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from demo import asking, example, ground, store, story
@@ -57,9 +58,9 @@ class Stage:
 
         return wait_for(f"the end of fine-tune {name}", look, timeout_s=timeout_s)
 
-    def wait(self, what: str, look: Callable[[], bool], *, timeout_s: float = 300) -> None:
+    def wait(self, what: str, look: Callable[[], bool], *, timeout_s: float = 300, every_s: float = 1.0) -> None:
         """Waits for a truth."""
-        wait_for(what, lambda: look() or None, timeout_s=timeout_s)
+        wait_for(what, lambda: look() or None, timeout_s=timeout_s, every_s=every_s)
 
     def assert_still_serving(self) -> None:
         """The demo's route answers with a ticket of the version that its status names."""
@@ -69,6 +70,19 @@ class Stage:
         assert answer.status == 200, answer.error
         assert answer.version == route["version"]
         assert example.has_status(answer.text) is not None, answer.text
+
+
+def go_to(stage: Stage, folder: Path, version: str) -> None:
+    """Applies an example whose adapter is known, and waits until it is served."""
+    place = example.Place(f"s3://{store.MODEL_BUCKET}/{ground.MODEL}", store.S3_ENDPOINT, 0)
+    stage.kubectl.apply(*example.manifests(stage.kubectl, folder, place))
+
+    def is_there() -> bool:
+        finetune = stage.finetune(example.FINETUNE)
+        is_current = finetune["status"].get("adapter", {}).get("version") == version
+        return is_current and story.is_served(finetune, stage.deployment(), None)
+
+    stage.wait(f"version {version} to be served", is_there, every_s=0.3)
 
 
 def data(name: str, train: str) -> Object:

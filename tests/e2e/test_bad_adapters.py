@@ -73,6 +73,11 @@ def test_a_forged_adapter_is_refused_with_its_reason(routes: dict[str, Object], 
     assert not route.get("version")
 
 
+def test_no_serving_pod_was_asked_to_hold_a_forged_adapter(stage: Stage, routes: dict[str, Object]) -> None:
+    held = {version["route"] for pod in stage.deployment()["status"]["pods"] for version in pod["versions"]}
+    assert held == {example.ROUTE}
+
+
 def test_the_deployment_says_that_something_is_not_served(stage: Stage, routes: dict[str, Object]) -> None:
     assert (condition(stage.deployment(), "Degraded") or {})["status"] == "True"
 

@@ -54,10 +54,9 @@ async def _run(options: argparse.Namespace, folder: Path) -> tuple[list[Result],
     place = ground.joined(options.kubeconfig, folder) if options.kubeconfig else ground.arena(folder)
     async with place as arena:
         references, results = await ground.learn(arena, names, options.at_once)
-        failed = [result for result in results if not result.converged]
-        if failed:
-            return results, None
-        chosen = asked or _chosen(options, ground.singles(references))
+        sound = {plans.parse(result.plan).flow for result in results if result.converged}
+        references = {name: reference for name, reference in references.items() if name in sound}
+        chosen = [plan for plan in asked or _chosen(options, ground.singles(references)) if plan.flow in sound]
         sys.stderr.write(f"{len(chosen)} plans\n")
         results += await ground.run(arena, chosen, references, options.at_once, limit_s=options.limit_s)
         return results, await judge.judge(arena, options.manifests) if options.manifests else None

@@ -23,7 +23,7 @@ from faults.plans import Fault, Plan, Strike
 from faults.proxy import OUTAGE_S, Proxy, Upstream
 from faults.record import Record
 from faults.stage import Stage
-from harness.operator_process import LIMIT_S, OperatorProcess, Tenant, eventually
+from harness.operator_process import PATIENCE_S, OperatorProcess, Tenant, eventually
 from loraline_operator import lease
 from loraline_operator.actions import Kind, Ref
 from loraline_operator.cluster import Cluster
@@ -255,7 +255,7 @@ async def play(arena: Arena, plan: Plan, reference: Reference) -> Result:
 async def _play(arena: Arena, plan: Plan, reference: Reference | None) -> tuple[Reference, Result]:
     namespace = await namespace_of_its_own(arena)
     tenant = Tenant(arena.cluster, namespace)
-    LIMIT_S.set(STEP_LIMIT_S + max((OUTAGE_S.get(fault, 0.0) for fault in plan.faults), default=0.0))
+    PATIENCE_S.set(STEP_LIMIT_S + max((OUTAGE_S.get(fault, 0.0) for fault in plan.faults), default=0.0))
     result = Result(plan.id)
     started = time.monotonic()
     record = Record(arena.upstream, namespace)

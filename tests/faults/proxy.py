@@ -60,6 +60,7 @@ class Upstream:
             timeout=aiohttp.ClientTimeout(total=None),
             connector=aiohttp.TCPConnector(limit=0),
             skip_auto_headers=("Content-Type", "User-Agent"),
+            headers={"Accept-Encoding": "identity"},
         )
 
     def request(

@@ -14,7 +14,7 @@ from faults.plans import Fault
 from faults.play import Arena, Reference
 from harness import operator_process as harness
 
-FLOWS = ("first-run", "edit", "suspend", "rollout")
+FLOWS = ("first-run", "edit", "suspend", "delete")
 PLANS = 16
 LASTING = ("first-run/outage/post-jobs-1", "first-run/pause/post-jobs-1")
 SHORT_OUTAGE_S = 12.0

@@ -15,7 +15,7 @@ from loraline_operator import cluster as operator_cluster
 from loraline_operator.handlers import settings as kopf_settings
 
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-HOP_HEADERS = frozenset({"host", "connection", "content-length", "transfer-encoding", "content-encoding"})
+HOP_HEADERS = frozenset({"host", "connection", "content-length", "transfer-encoding"})
 
 
 @dataclass

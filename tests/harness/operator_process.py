@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+import yaml
 
 from cluster import fixture
+from harness.door import Door
 from loraline_api import conditions
 from loraline_api.conditions import ConditionType
 from loraline_api.finetune import LoraFineTuneStatus
@@ -32,7 +34,8 @@ REPOSITORY = Path(__file__).parents[2]
 OPERATOR_NAMESPACE = "loraline-system"
 LEASE = Ref(Kind.LEASE, OPERATOR_NAMESPACE, lease.NAME)
 VERSION = "4c47e0cfb45a"
-LIMIT_S: ContextVar[float] = ContextVar("limit_s", default=90.0)
+LIMIT_S = 90.0
+PATIENCE_S: ContextVar[float] = ContextVar("patience_s", default=LIMIT_S)
 """Longest wait of `eventually`, unless it is told another."""
 
 STEP_S = 0.05
@@ -53,6 +56,21 @@ def install_crds(kubeconfig: Path) -> None:
     kubectl(kubeconfig, "wait", "--for=condition=Established", "--timeout=30s", *files)
 
 
+def through(door: Door, folder: Path) -> Path:
+    """A kubeconfig that leads through the door."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "door", "cluster": {"server": f"http://127.0.0.1:{door.port}"}}],
+        "users": [{"name": "nobody", "user": {}}],
+        "contexts": [{"name": "door", "context": {"cluster": "door", "user": "nobody"}}],
+        "current-context": "door",
+    }
+    path = folder / "door.kubeconfig"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
 async def eventually(
     look: Callable[[], Awaitable[T | None]],
     what: str,
@@ -60,7 +78,7 @@ async def eventually(
     last: Callable[[], object] = str,
 ) -> T:
     """The first result that is not None or False; `last` tells what was there when the time is over."""
-    limit_s = limit_s or LIMIT_S.get()
+    limit_s = limit_s or PATIENCE_S.get()
     end = asyncio.get_running_loop().time() + limit_s
     while True:
         result = await look()

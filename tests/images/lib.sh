@@ -17,7 +17,8 @@ build_image() { # build_image NAME DOCKERFILE CONTEXT ARGUMENT...
   local name=$1 file=$2 context=$3
   shift 3
   if [ "${LORALINE_ENGINE:-buildah}" = docker ]; then
-    SOURCE_DATE_EPOCH=0 docker build --tag "$name" --file "$file" --build-arg BASE="$base" "$@" "$context"
+    # BuildKit for COPY --chmod; the default builder, as only that one sees the images that stages are built on
+    DOCKER_BUILDKIT=1 BUILDX_BUILDER=default SOURCE_DATE_EPOCH=0 docker build --tag "$name" --file "$file" --build-arg BASE="$base" "$@" "$context"
   else
     buildah bud --quiet --timestamp 0 --tag "$name" --file "$file" --build-arg BASE="$base" "${mounts[@]}" "$@" "$context"
   fi

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from cluster import fixture
 from harness import operator_process as harness
@@ -30,21 +29,6 @@ async def door(kubeconfig: Path, tenant: Tenant) -> AsyncIterator[Door]:
     await opened.close()
 
 
-def through(door: Door, folder: Path) -> Path:
-    """A kubeconfig that leads through the door."""
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "door", "cluster": {"server": f"http://127.0.0.1:{door.port}"}}],
-        "users": [{"name": "nobody", "user": {}}],
-        "contexts": [{"name": "door", "context": {"cluster": "door", "user": "nobody"}}],
-        "current-context": "door",
-    }
-    path = folder / "door.kubeconfig"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    return path
-
-
 async def test_a_kill_after_every_single_write_leads_to_the_same_end(
     tenant: Tenant, door: Door, replicas: Replicas, tmp_path: Path
 ) -> None:
@@ -55,7 +39,7 @@ async def test_a_kill_after_every_single_write_leads_to_the_same_end(
         return True
 
     door.after_write = die
-    config = through(door, tmp_path)
+    config = harness.through(door, tmp_path)
 
     async def live_and_die() -> None:
         """Starts a replica that is killed as soon as it has written once; the next takes the Lease over."""
@@ -89,7 +73,7 @@ async def test_a_kill_after_every_single_write_leads_to_the_same_end(
 async def test_at_rest_nothing_is_written_and_a_restart_writes_nothing(
     tenant: Tenant, door: Door, replicas: Replicas, tmp_path: Path
 ) -> None:
-    config = through(door, tmp_path)
+    config = harness.through(door, tmp_path)
     first = await replicas.start("--resync-interval-s", "2", kubeconfig=config)
     await tenant.create_finetune()
     await tenant.end_pod(0)

@@ -53,9 +53,12 @@ def vllm(base: Path, folder: Path) -> Iterator[Vllm]:
 
 
 @pytest.fixture
-async def switchboard(tmp_path: Path, base: Path, s3: S3, vllm: Vllm) -> AsyncIterator[Switchboard]:
-    """A switchboard before that vLLM, with an empty table."""
-    board = Switchboard(tmp_path / "board", base, s3, vllm)
+async def switchboard(
+    request: pytest.FixtureRequest, tmp_path: Path, base: Path, s3: S3, vllm: Vllm
+) -> AsyncIterator[Switchboard]:
+    """A switchboard before that vLLM, with an empty table; an indirect parameter gives it further options."""
+    options: tuple[str, ...] = getattr(request, "param", ())
+    board = Switchboard(tmp_path / "board", base, s3, vllm, *options)
     board.wants()
     try:
         harness.wait_until("the switchboard", lambda: harness.listens(board.port), 60)

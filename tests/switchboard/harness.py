@@ -6,8 +6,10 @@ Each starts a program as users run it; nothing is imitated.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -65,7 +67,7 @@ def listens(port: int) -> bool:
 
 
 class Program:
-    """A process with its log in a file."""
+    """A process with its log in a file, and a session of its own, so that its children end with it."""
 
     def __init__(self, command: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
         self.command = command
@@ -76,17 +78,24 @@ class Program:
     def start(self) -> None:
         """Starts it."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self._env)
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self._env, start_new_session=True)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to it and to its children."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
+        """SIGKILL, to its children too."""
+        self.signal(signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> int:
         """SIGTERM, and its exit status."""
         self.process.terminate()
-        return self.process.wait(timeout=60)
+        status = self.process.wait(timeout=60)
+        self.signal(signal.SIGKILL)
+        return status
 
 
 class S3:
@@ -167,7 +176,7 @@ class Vllm:
         }
         flags = f"--host 127.0.0.1 --port {self.port} --model {base} --served-model-name {BASE_NAME} --dtype float32"
         flags += " --max-model-len 512 --enforce-eager --num-gpu-blocks-override 128 --max-num-seqs 16"
-        flags += f" --enable-lora --max-loras 4 --max-cpu-loras 16 --max-lora-rank {MAX_LORA_RANK}"
+        flags += f" --enable-lora --max-loras 4 --max-cpu-loras 64 --max-lora-rank {MAX_LORA_RANK}"
         module = ["-m", "vllm.entrypoints.openai.api_server"]
         self.program = Program([python, *module, *flags.split()], log, env)
 
@@ -180,10 +189,12 @@ class Vllm:
 class Switchboard:
     """A switchboard process, the table that it reads, and requests to it."""
 
-    def __init__(self, folder: Path, base: Path, s3: S3, vllm: Vllm) -> None:
+    def __init__(
+        self, folder: Path, base: Path, s3: S3, vllm: Vllm, *options: str, adapters: Path | None = None
+    ) -> None:
         self.table = folder / "routes.json"
-        self.adapters = folder / "adapters"
-        self.adapters.mkdir(parents=True)
+        self.adapters = adapters or folder / "adapters"
+        self.adapters.mkdir(parents=True, exist_ok=True)
         secret = folder / "secrets/storage"
         secret.mkdir(parents=True)
         (secret / "AWS_ACCESS_KEY_ID").write_text(ACCESS)
@@ -194,7 +205,7 @@ class Switchboard:
         command += f" --host 127.0.0.1 --port {self.port} --files-grace-seconds 1"
         path = f"{ROOT / 'crds'}:{ROOT / 'operator'}"
         self.program = Program(
-            [sys.executable, "-m", "loraline_switchboard", *command.split()],
+            [sys.executable, "-m", "loraline_switchboard", *command.split(), *options],
             folder / "switchboard.log",
             {"PYTHONPATH": path},
         )

@@ -90,6 +90,18 @@ async def test_versions_are_swapped_under_load_without_a_failed_or_mixed_answer(
     assert {version for _, version, _ in answers} == {first.version, second.version}
 
 
+async def test_fifty_routes_over_two_versions_are_proved_and_answer(
+    switchboard: Switchboard, versions: tuple[RouteVersion, RouteVersion]
+) -> None:
+    served = {f"route-{number:02}": versions[number % 2] for number in range(50)}
+    await switchboard.serves(*(route(name, version, serving=version) for name, version in served.items()))
+    state = await switchboard.state()
+    assert len({item.fingerprint for item in state.versions}) == 2
+    for name in ("route-00", "route-01", "route-49"):
+        status, headers, _ = await switchboard.ask(name)
+        assert (status, headers["x-loraline-version"]) == (200, served[name].version)
+
+
 async def streamed(board: Switchboard, tokens: int, begun: asyncio.Event) -> tuple[str, Sequence[str]]:
     """The version and the lines of a streamed completion."""
     body: dict[str, object] = {

@@ -32,19 +32,37 @@ one_at_a_time() { # one_at_a_time NAME: until this script ends, others that ask 
   flock -n "$lock_fd" || { say "waits for another one that makes $1"; flock "$lock_fd"; }
 }
 
-timed() { # timed WHAT COMMAND...: runs it and says how long it took; its output goes to a log that is shown when it fails
-  local what=$1 log begin=$SECONDS
+timed() { # timed WHAT COMMAND...: runs it and says how long it takes; its output goes to a log that is shown when it fails
+  local what=$1 log begin=$SECONDS pulse
   shift
   mkdir -p "$cache/logs"
   log=$(mktemp "$cache/logs/$(date +%s).XXXXXX")
   say "$what ..."
+  pulse "$what" >&2 &
+  pulse=$!
   if "$@" >"$log" 2>&1 </dev/null; then
+    end_pulse "$pulse"
     say "$what: $((SECONDS - begin)) s"
     rm -f "$log"
   else
+    end_pulse "$pulse"
     tail -n 30 "$log" >&2
     die "$what ended with an error after $((SECONDS - begin)) s; the whole log is $log"
   fi
+}
+
+pulse() { # pulse WHAT: a sign of life every minute, while this script lives; read waits without a process of its own
+  local never begin=$SECONDS next=60
+  exec {never}<> <(:)
+  while kill -0 "$$" 2>/dev/null; do
+    read -rt 2 -u "$never" _ || true
+    [ $((SECONDS - begin)) -lt "$next" ] || { say "$1: $next s so far" && next=$((next + 60)); }
+  done
+}
+
+end_pulse() {
+  kill "$1" 2>/dev/null || true
+  wait "$1" 2>/dev/null || true
 }
 
 need_go() { # need_go WHAT: WHAT is to be built from Go modules

@@ -4,6 +4,7 @@
 #   setup.sh dev | vllm          virtual environment: everything of ours with the test tools | vLLM for CPUs
 #   setup.sh plot                virtual environment that draws the curves of the benchmarks
 #   setup.sh tools               folder with versitygw (S3) and helm
+#   setup.sh registry            folder with the CNCF's container registry, for tests of pushing and pulling
 #   setup.sh argocd              folder with a program that evaluates health checks as Argo CD does
 #   setup.sh k8s-control-plane | k8s-node | k8s-kwok    folder with the programs of the built-in cluster
 # What is there is not made again, and two callers at once wait for each other. It starts nothing that stays.
@@ -11,7 +12,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$root/tests/tools/download.sh"
 
-versitygw=v1.8.0 helm=v3.22.0
+versitygw=v1.8.0 helm=v3.22.0 registry=v3.1.2
 python=3.11 # the lock files are for Debian 12's and the images' Python
 
 system() {
@@ -121,6 +122,18 @@ argocd() { # Argo CD publishes its interpreter as a Go module only
   echo "$dir"
 }
 
+registry() { # from its makers' site, or else built from its Go module
+  local bin=$cache/registry-$registry/bin module=github.com/distribution/distribution/v3 url
+  [ ! -x "$bin/registry" ] || { echo "$bin"; return; }
+  mkdir -p "$bin"
+  one_at_a_time registry
+  url=https://github.com/distribution/distribution/releases/download/$registry/registry_${registry#v}_linux_amd64.tar.gz
+  [ -x "$bin/registry" ] ||
+    download "$bin" registry "$url" "$url.sha256" ||
+    go_install "$bin" registry "$module/cmd/registry@$registry" "-X $module/version.version=$registry"
+  echo "$bin"
+}
+
 go_install() { # go_install FOLDER NAME PACKAGE LDFLAGS
   need_go "$2"
   timed "building $2 from Go modules (cold about 2 minutes)" env CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-buildvcs=false GOBIN="$1/new" \
@@ -135,8 +148,9 @@ case ${1:-} in
   vllm) environment vllm "$(key_of "$root/trainer_image/requirements-torch.txt" "$root/tests/serving/requirements.txt")" install_vllm ;;
   plot) environment plot "$(key_of "$root/tests/bench/requirements.txt")" install_plot ;;
   tools) tools ;;
+  registry) registry ;;
   argocd) argocd ;;
   k8s-*) exec "$root/tests/cluster/programs.sh" "${1#k8s-}" ;;
   uv) uv "${@:2}" ;;
-  *) die "knows system, dev, vllm, plot, tools, argocd, k8s-control-plane, k8s-node and k8s-kwok, not: ${1:-nothing}" ;;
+  *) die "knows system, dev, vllm, plot, tools, registry, argocd, k8s-control-plane, k8s-node and k8s-kwok, not: ${1:-nothing}" ;;
 esac

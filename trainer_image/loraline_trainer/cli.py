@@ -1,4 +1,4 @@
-"""The command line: `loraline-train job`, `run` and `check`."""
+"""The command line: `loraline-train job`, `run`, `check` and `estimate`."""
 
 from __future__ import annotations
 
@@ -63,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data=dict(options.data),
         output=options.output,
     )
+    if options.command == "estimate":
+        from loraline_trainer import estimate
+
+        return estimate.show(given, options.policy, Console())
     command = local.train if options.command == "run" else local.check
     return command(given, Console())
 
@@ -75,7 +79,9 @@ def parser() -> argparse.ArgumentParser:
     job.add_argument("--gpus", type=int, default=0, help="GPUs that the pod was given; seeing fewer is an error")
     run = commands.add_parser("run", help="run a LoraFineTune manifest on this machine")
     check = commands.add_parser("check", help="check a manifest's data and show its loss mask")
-    for command in (run, check):
+    estimate = commands.add_parser("estimate", help="say what a manifest's fine-tune takes on every GPU")
+    estimate.add_argument("--policy", type=Path, metavar="FILE", help="policy.yaml with your GPUs and prices")
+    for command in (run, check, estimate):
         command.add_argument("-f", "--file", type=Path, required=True, help="YAML file with a LoraFineTune")
         command.add_argument("--name", help="which LoraFineTune of the file, when it holds several")
         command.add_argument("--workdir", type=Path, help="scratch folder (default: below ~/.cache/loraline/runs)")

@@ -54,7 +54,7 @@ def train(options: Options, console: Console) -> int:
             report.show(done, tracker, console)
         return outcome.exit_code
 
-    return _with_recipe(options, console, work)
+    return with_recipe(options, console, work)
 
 
 def check(options: Options, console: Console) -> int:
@@ -73,10 +73,11 @@ def check(options: Options, console: Console) -> int:
             console.print(line, markup=False, highlight=False)
         return ExitCode.SUCCEEDED
 
-    return _with_recipe(options, console, work)
+    return with_recipe(options, console, work)
 
 
-def _with_recipe(options: Options, console: Console, work: Callable[[run.Run, Places], int]) -> int:
+def with_recipe(options: Options, console: Console, work: Callable[[run.Run, Places], int]) -> int:
+    """Does something with the manifest's recipe; what goes wrong is printed and becomes the exit code."""
     try:
         folder = options.work or default_work(options.file)
         recipe, files = manifest.resolve(options.file, options.name, options.data, folder)

@@ -2,6 +2,10 @@
 loraline-operator
 {{- end -}}
 
+{{- define "loraline.policy" -}}
+loraline-policy
+{{- end -}}
+
 {{- define "loraline.selector" -}}
 app.kubernetes.io/name: loraline
 app.kubernetes.io/component: operator
@@ -35,6 +39,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - {name: LORALINE_TRAINER_ENV, value: {{ .Values.trainer.env | toJson | quote }}}
 - {name: LORALINE_NAMESPACES, value: {{ join "," .Values.watchNamespaces | quote }}}
 - {name: LORALINE_RESYNC_INTERVAL_S, value: {{ .Values.resyncSeconds | quote }}}
+- {name: LORALINE_POLICY, value: {{ include "loraline.policy" . | quote }}}
 - {name: LORALINE_LOG_LEVEL, value: {{ .Values.logLevel | quote }}}
 - {name: LORALINE_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
 {{- end -}}

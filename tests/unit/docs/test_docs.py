@@ -14,6 +14,7 @@ import yaml
 
 from loraline_api import conditions, deployment, finetune
 from loraline_api.model import ApiModel
+from loraline_api.policy import Policy
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
@@ -62,6 +63,14 @@ def manifests() -> list[tuple[str, dict[str, object]]]:
         found += [(page, block) for block in blocks]
     documents = [(place, item) for place, text in found for item in yaml.safe_load_all(text)]
     return [(place, item) for place, item in documents if isinstance(item, dict) and item.get("kind") in EXAMPLES]
+
+
+def test_the_policy_of_the_guide_is_valid() -> None:
+    text = (DOCS / "policy.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    policy = Policy.model_validate(yaml.safe_load(block)["policy"])
+    assert policy.of("team-a").limits.gpus == 16
+    assert policy.of("research-x").limits.rank is None
 
 
 @pytest.mark.parametrize(("place", "manifest"), manifests(), ids=lambda value: value if isinstance(value, str) else "")

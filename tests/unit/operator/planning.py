@@ -7,15 +7,18 @@ from datetime import datetime
 from loraline_api import conditions, run
 from loraline_api.conditions import ConditionType
 from loraline_api.finetune import LoraFineTuneStatus
+from loraline_api.policy import ALLOW_ALL, Policy
 from loraline_operator import naming, plan_finetune
 from loraline_operator.actions import Action, Kind, Plan
 from loraline_operator.observed_finetune import Job, ObservedFineTune
 from unit.operator.builders import NOW, SETTINGS, FineTuneBuilder, a_job
 
 
-def planned(builder: FineTuneBuilder, observed: ObservedFineTune, now: datetime = NOW) -> Plan[LoraFineTuneStatus]:
-    """The plan for a fine-tune with these children."""
-    return plan_finetune.plan(builder.object(), observed, SETTINGS, now)
+def planned(
+    builder: FineTuneBuilder, observed: ObservedFineTune, now: datetime = NOW, policy: Policy = ALLOW_ALL
+) -> Plan[LoraFineTuneStatus]:
+    """The plan for a fine-tune with these children, under a policy."""
+    return plan_finetune.plan(builder.object(), observed, SETTINGS, now, policy)
 
 
 def status_of(plan: Plan[LoraFineTuneStatus]) -> LoraFineTuneStatus:
@@ -24,9 +27,11 @@ def status_of(plan: Plan[LoraFineTuneStatus]) -> LoraFineTuneStatus:
     return plan.status
 
 
-def after(builder: FineTuneBuilder, observed: ObservedFineTune, now: datetime = NOW) -> FineTuneBuilder:
+def after(
+    builder: FineTuneBuilder, observed: ObservedFineTune, now: datetime = NOW, policy: Policy = ALLOW_ALL
+) -> FineTuneBuilder:
     """The fine-tune with the status that the plan leaves."""
-    return builder.with_status(status_of(planned(builder, observed, now)))
+    return builder.with_status(status_of(planned(builder, observed, now, policy)))
 
 
 def wanted(builder: FineTuneBuilder) -> tuple[str, str]:

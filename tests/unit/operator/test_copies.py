@@ -11,6 +11,8 @@ from loraline_operator.objects import Objects
 from loraline_operator.observe_finetune import FEW, Pace
 
 TICKETS = Ref(Kind.FINE_TUNE, "team", "tickets")
+A = Ref(Kind.POD, "team", "a")
+"""A child; others may wait for it."""
 
 
 def a_pod(name: str, version: int, phase: str = "Pending", owner: str = "tickets") -> Manifest:
@@ -31,14 +33,14 @@ def phases(children: Children) -> dict[str, str]:
 def test_a_child_is_news_to_its_fine_tune() -> None:
     children, news = copies()
     children.pods.seen(a_pod("a", 5))
-    assert (phases(children), news) == ({"a": "Pending"}, [TICKETS])
+    assert (phases(children), news) == ({"a": "Pending"}, [TICKETS, A])
 
 
 def test_an_older_or_repeated_state_is_no_news_and_changes_nothing() -> None:
     children, news = copies()
     for version, phase in ((7, "Running"), (7, "Running"), (5, "Pending")):
         children.pods.seen(a_pod("a", version, phase))
-    assert (phases(children), news) == ({"a": "Running"}, [TICKETS])
+    assert (phases(children), news) == ({"a": "Running"}, [TICKETS, A])
 
 
 def test_what_this_process_wrote_is_seen_at_once_and_its_event_is_no_news() -> None:
@@ -95,7 +97,7 @@ def test_a_child_of_a_deployment_is_told_and_not_kept() -> None:
     pod = a_pod("a", 5)
     pod["metadata"]["labels"] = {"loraline.dev/deployment": "support"}
     children.pods.seen(pod)
-    assert news == [Ref(Kind.ADAPTER_DEPLOYMENT, "team", "support")]
+    assert news == [Ref(Kind.ADAPTER_DEPLOYMENT, "team", "support"), A]
 
 
 def test_objects_keep_the_newest_state_without_managed_fields() -> None:

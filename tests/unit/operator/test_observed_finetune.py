@@ -21,13 +21,32 @@ def waiting(reason: str, message: str = "") -> Manifest:
     return {"containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": reason, "message": message}}}]}
 
 
+def unscheduled(message: str) -> Manifest:
+    return {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]}
+
+
 @pytest.mark.parametrize(
     ("status", "stuck"),
     [
         pytest.param(
-            {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1"}]},
+            unscheduled("0/1"),
             Stuck(Reason.UNSCHEDULABLE, "0/1"),
             id="no node fits",
+        ),
+        pytest.param(
+            unscheduled("0/1 nodes: 1 Insufficient memory. preemption: 0/1 nodes: 1 Preemption is not helpful."),
+            Stuck(Reason.UNSCHEDULABLE, "0/1 nodes: 1 Insufficient memory."),
+            id="no node fits, and what preemption would not do is left out",
+        ),
+        pytest.param(
+            unscheduled('0/1 nodes are available: persistentvolumeclaim "models" not found. not found'),
+            Stuck(Reason.CONFIG_MISSING, "PersistentVolumeClaim models does not exist in this namespace"),
+            id="a claim is missing",
+        ),
+        pytest.param(
+            unscheduled("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. not found"),
+            Stuck(Reason.CONFIG_MISSING, "a PersistentVolumeClaim of the pod has no volume yet"),
+            id="a claim has no volume",
         ),
         pytest.param(
             waiting("ImagePullBackOff", "Back-off"), Stuck(Reason.IMAGE_PULL_FAILED, "Back-off"), id="no image"

@@ -86,6 +86,14 @@ async def test_every_answer_closes_its_connection_for_as_long_as_a_drain_waits(
     assert await closing(caller) == {False}
 
 
+async def test_a_sick_vllm_fails_its_liveness_and_is_not_waited_for(caller: Caller, registry: Registry) -> None:
+    registry.engine_sick = "vLLM gave no token for 300 s: it is started again"
+    for path in ("/engine/health", "/drain"):
+        answer = await caller.get(path)
+        assert (answer.status, await answer.text()) == (503, f"{registry.engine_sick}\n")
+    assert (await caller.get("/livez")).status == 200
+
+
 async def test_a_request_between_two_looks_begins_the_quiet_time_again(
     caller: Caller,
     registry: Registry,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from loraline_api.probe import ProbeAnswer
 from loraline_api.routing import Route, RouteVersion, RoutingTable, VersionPhase
-from loraline_switchboard.proof import Answer
 from loraline_switchboard.registry import Refusal, Registry, Target
 from loraline_switchboard.table import ReadTable
 
@@ -20,7 +20,7 @@ def a_table(serving: str | None, *versions: str) -> ReadTable:
 
 def a_registry(serving: str | None, *versions: str) -> Registry:
     """A pod that has adopted the table and whose vLLM is up."""
-    registry = Registry(base_name="base", engine_healthy=True, base_answer=Answer((1,), (0.0,)))
+    registry = Registry(base_name="base", engine_healthy=True, base_answer=ProbeAnswer(token_ids=[1], logprobs=[0.0]))
     registry.adopt(a_table(serving, *versions))
     return registry
 
@@ -108,7 +108,7 @@ def test_when_vllm_is_lost_nothing_answers_until_it_is_proved_again() -> None:
     prove(registry, OLD)
     registry.engine_lost("vLLM is not reached")
     assert registry.resolve("base") == Refusal(503, "this pod does not serve yet: vLLM is not reached")
-    registry.base_answer = Answer((1,), (0.0,))
+    registry.base_answer = ProbeAnswer(token_ids=[1], logprobs=[0.0])
     assert isinstance(registry.resolve("tickets"), Refusal)
     prove(registry, OLD)
     assert model_of(registry) == f"tickets@{OLD}"
@@ -136,3 +136,16 @@ def test_a_pod_that_is_stopping_is_not_ready_and_still_answers() -> None:
     registry.is_stopping = True
     assert registry.why_not_ready() == "the switchboard is stopping"
     assert model_of(registry) == f"tickets@{OLD}"
+
+
+def test_a_pod_whose_answers_differ_from_the_others_is_not_ready() -> None:
+    registry = a_registry(OLD, OLD)
+    registry.pod = "pod-1"
+    prove(registry, OLD)
+    for distrusted, problem in (
+        (["pod-2"], ""),
+        (["pod-1"], "the other replicas answer the probe otherwise; delete this pod to have another one made"),
+    ):
+        read = a_table(OLD, OLD)
+        registry.adopt(ReadTable(read.table.model_copy(update={"distrusted": distrusted}), read.digest))
+        assert registry.why_not_ready() == problem

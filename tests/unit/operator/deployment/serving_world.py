@@ -1,12 +1,13 @@
 """A small world around one AdapterDeployment: it applies plans to manifests in memory, and its pods follow the table.
 
 The pods' switchboards are played by rules: a pod adopts the table it is told, loads what is wanted, proves it unless it
-is to be refused, and points its routes as the real one does.
+is to be refused, and points its routes as the real one does. So are the Jobs that check adapters.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,7 +16,9 @@ from typing import Any
 from loraline_api.conditions import ConditionStatus, Reason
 from loraline_api.deployment import AdapterDeploymentStatus
 from loraline_api.finetune import AdapterRef, LoraFineTuneStatus
-from loraline_api.routing import RouteState, RoutingTable, SwitchboardState, VersionPhase, VersionState
+from loraline_api.preflight import Verdict
+from loraline_api.probe import ProbeAnswer
+from loraline_api.routing import TABLE_KEY, RouteState, RoutingTable, SwitchboardState, VersionPhase, VersionState
 from loraline_operator import naming, observed, observed_deployment, plan_deployment
 from loraline_operator.actions import Create, Delete, Kind, Manifest, Patch, Plan, Ref
 from loraline_operator.observed import DeploymentObject, FineTuneObject
@@ -24,6 +27,16 @@ from unit.operator.builders import NOW, SETTINGS, a_finetune
 
 UID = "99999999-2222-3333-4444-555555555555"
 FIRST, SECOND, THIRD = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
+
+
+BASE_DIGEST = "d" * 64
+
+
+@functools.cache
+def an_answer(version: str, seed: int) -> ProbeAnswer:
+    """What a replica answers to the probe of a version."""
+    first = int(version[0], 16)
+    return ProbeAnswer(token_ids=[first + 100 * seed, 2], logprobs=[-1.0 - seed, -2.0])
 
 
 def uri(version: str) -> str:
@@ -42,6 +55,10 @@ class SimPod:
     serving: dict[str, str] = field(default_factory=dict)
     answers: bool = True
     crash: str = ""
+    is_lost: bool = False  # its node is gone: nothing answers, and the node controller has noticed
+    seed: int = 0  # replicas of another seed answer the probe otherwise
+    template: str = "template-1"
+    base_digest: str = BASE_DIGEST
 
     def adopt(self, table: RoutingTable) -> None:
         """Adopts the table; versions that it does not hold yet wait."""
@@ -63,7 +80,7 @@ class SimPod:
     @property
     def is_ready(self) -> bool:
         """Whether all routes of its table answer as the table says."""
-        if self.table is None or not self.answers:
+        if self.table is None or not self.answers or self.is_lost or self.name in (self.table.distrusted or ()):
             return False
         return all(route.serving in (None, self.serving.get(route.name)) for route in self.table.routes)
 
@@ -73,11 +90,15 @@ class SimPod:
             table_digest=self.table.digest if self.table else None,
             ready=self.is_ready,
             engine_healthy=True,
+            base_digest=self.base_digest,
             versions=[
                 VersionState(
                     route=route,
                     version=version,
                     phase=phase,
+                    answer=an_answer(version, self.seed) if phase is VersionPhase.PROVED else None,
+                    fingerprint=an_answer(version, self.seed).fingerprint if phase is VersionPhase.PROVED else None,
+                    proved_at=NOW + timedelta(seconds=self.seed) if phase is VersionPhase.PROVED else None,
                     reason=Reason.ADAPTER_INVALID if phase is VersionPhase.REJECTED else None,
                     message="adapter holds a NaN" if phase is VersionPhase.REJECTED else "",
                 )
@@ -93,9 +114,10 @@ class SimPod:
             f"uid-{self.name}",
             ip="10.0.0.1",
             is_ready=self.is_ready,
+            template=self.template,
             table_annotation=self.annotation,
             crash=self.crash,
-            state=state if self.answers else None,
+            state=state if self.answers and not self.is_lost else None,
         )
 
     def _point(self) -> None:
@@ -127,15 +149,25 @@ class World:
             },
         }
         self.children: dict[Ref, Manifest] = {}
+        self.check_pods: dict[Ref, Manifest] = {}
         self.finetunes: dict[str, FineTuneObject] = {}
         self.pods: list[SimPod] = []
-        self.refused: frozenset[str] = frozenset()
+        self.refused: frozenset[str] = frozenset()  # by pods
+        self.verdicts: dict[str, Verdict | None] = {}  # of checks by version; None: its pod was killed
+        self.checked: list[str] = []
+        self.checks_run = True
         self.now = NOW
         self.writes = 0
         self.events: list[str] = []
 
     def tune(
-        self, version: str | None, *, name: str = "tickets", rank: int = 16, spec: Mapping[str, Any] | None = None
+        self,
+        version: str | None,
+        *,
+        name: str = "tickets",
+        rank: int = 16,
+        spec: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         """Makes the fine-tune, or gives it this adapter."""
         builder = a_finetune()
@@ -144,7 +176,8 @@ class World:
         adapter = AdapterRef(version=version, uri=uri(version), run_id="1" * 10, rank=rank) if version else None
         generation = builder.manifest["metadata"]["generation"]
         status = LoraFineTuneStatus(phase="Running", adapter=adapter, observed_generation=generation)
-        self.finetunes[name] = builder.with_metadata(name=name).with_status(status).object()
+        metadata = {"name": name, "labels": dict(labels or {})}
+        self.finetunes[name] = builder.with_metadata(**metadata).with_status(status).object()
 
     def edit(self, **spec: Any) -> None:
         """Edits the spec."""
@@ -164,7 +197,8 @@ class World:
     @property
     def table(self) -> RoutingTable:
         """The table in the ConfigMap."""
-        return self._observed().routes.table  # type: ignore[union-attr, return-value]
+        text = self.children[Ref(Kind.CONFIG_MAP, "support", "tickets-routes")]["data"][TABLE_KEY]
+        return RoutingTable.model_validate_json(text)
 
     def condition(self, kind: str) -> tuple[str, str, str] | None:
         """Status, reason and message of a condition."""
@@ -194,11 +228,38 @@ class World:
         load = self.children.get(Ref(Kind.DEPLOYMENT, "support", "tickets"))
         wanted = load["spec"]["replicas"] if load else 0
         self.pods = self.pods[:wanted] + [SimPod(f"tickets-{number}") for number in range(len(self.pods), wanted)]
+        self.let_checks_run()
         if load is not None:
             generation = load["metadata"]["generation"]
             load["status"] = {"observedGeneration": generation, "updatedReplicas": wanted, "replicas": wanted}
+            table = self.table
             for pod in self.pods:
-                pod.follow(self.table, self.refused)
+                if not pod.is_lost:
+                    pod.follow(table, self.refused)
+
+    def check(self) -> None:
+        """Passes until the versions that are wanted have been checked and are in the table, if they passed."""
+        self.reconcile()
+        self.let_checks_run()
+        self.reconcile()
+
+    def let_checks_run(self) -> None:
+        """The Jobs that check adapters end with their verdicts."""
+        for ref, job in self.children.items():
+            if ref.kind is not Kind.JOB or not self.checks_run or job.get("status"):
+                continue
+            options = job["spec"]["template"]["spec"]["containers"][0]["args"]
+            version = options[options.index("--version") + 1]
+            self.checked.append(version)
+            at = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+            job["status"] = {"conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": at}]}
+            verdict = self.verdicts.get(version, Verdict(version=version))
+            message = verdict.model_dump_json(by_alias=True) if verdict is not None else ""
+            ended = {"terminated": {"exitCode": 0 if verdict is not None else 137, "message": message}}
+            owner = {"kind": "Job", "name": ref.name, "uid": job["metadata"]["uid"], "controller": True}
+            metadata = {"name": f"{ref.name}-x", "uid": "u", "resourceVersion": "1", "ownerReferences": [owner]}
+            status = {"phase": "Succeeded", "containerStatuses": [{"name": "preflight", "state": ended}]}
+            self.check_pods[ref] = {"metadata": metadata, "status": status}
 
     def settle(self, limit: int = 40) -> None:
         """Passes and pods take turns until neither changes anything."""
@@ -214,14 +275,22 @@ class World:
         def child(kind: Kind, name: str) -> Manifest | None:
             return self.children.get(Ref(kind, "support", name))
 
+        jobs = [job for ref, job in self.children.items() if ref.kind is Kind.JOB]
+        pods = tuple(pod.observed() for pod in self.pods)
+        base = child(Kind.CONFIG_MAP, "tickets-base")
+        base_map = observed_deployment.base_map(base) if base else None
+        served = observed_deployment.served_base(pods)
         load, service = child(Kind.DEPLOYMENT, "tickets"), child(Kind.SERVICE, "tickets")
         routes = child(Kind.CONFIG_MAP, "tickets-routes")
         return ObservedDeployment(
             workload=observed_deployment.workload(load) if load else None,
             service=observed_deployment.child(service) if service else None,
             routes=observed_deployment.routes_map(routes) if routes else None,
-            pods=tuple(pod.observed() for pod in self.pods),
+            pods=pods,
             finetunes=self.finetunes,
+            base=base_map,
+            card="Y2FyZA==" if served is not None and (base_map is None or base_map.digest != served) else None,
+            checks=observed_deployment.checks(jobs, list(self.check_pods.values())),
         )
 
     def _apply(self, action: Create | Patch | Delete) -> None:
@@ -230,7 +299,8 @@ class World:
             case Create(ref, manifest):
                 assert ref not in self.children, ref
                 made = copy.deepcopy(manifest)
-                made["metadata"] |= {"uid": f"uid-{ref.kind}", "resourceVersion": "1", "generation": 1}
+                uid = f"uid-{ref.kind}-{self.writes}" if ref.kind is Kind.JOB else f"uid-{ref.kind}"
+                made["metadata"] |= {"uid": uid, "resourceVersion": "1", "generation": 1}
                 self.children[ref] = made
             case Patch(ref, patch, _, _) if ref.kind is Kind.POD:
                 (pod,) = [pod for pod in self.pods if pod.name == ref.name]
@@ -246,6 +316,7 @@ class World:
                 self.children[ref] = patched
             case Delete(ref, _):
                 del self.children[ref]
+                self.check_pods.pop(ref, None)
 
 
 def merged(live: Manifest, patch: Manifest) -> Manifest:

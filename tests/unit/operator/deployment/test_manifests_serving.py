@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loraline_api import leaving
 from loraline_api.routing import Route, RouteVersion, RoutingTable
 from loraline_api.storage import S3Access, SecretRef
-from loraline_operator import manifests_serving, observed
+from loraline_operator import manifests_engine, manifests_preflight, manifests_serving, observed
 from loraline_operator.actions import Manifest
 from unit.operator.builders import SETTINGS
 from unit.operator.deployment.serving_world import FIRST, World, uri
@@ -42,6 +43,34 @@ def test_the_deployment_is_the_one_in_the_file(name: str, world: World) -> None:
     object = world.object
     assert object.spec is not None
     compare(name, manifests_serving.deployment(object.meta, object.spec, STORAGE, SETTINGS))
+
+
+def test_the_check_of_an_adapter_is_the_one_in_the_file() -> None:
+    object = GPU.object
+    assert object.spec is not None
+    version = RouteVersion(version=FIRST, uri=uri(FIRST))
+    job = manifests_preflight.job(
+        object.meta, object.spec, version, base_digest="d" * 64, storage=STORAGE, settings=SETTINGS
+    )
+    compare("check", job)
+
+
+@pytest.mark.parametrize("world", [GPU, CPU], ids=["gpu", "cpu"])
+def test_a_pod_has_the_time_to_leave_without_losing_a_request(world: World) -> None:
+    object = world.object
+    assert object.spec is not None
+    spec = manifests_serving.deployment(object.meta, object.spec, STORAGE, SETTINGS)["spec"]
+    pod = spec["template"]["spec"]
+    (engine,) = pod["containers"]
+    switchboard = pod["initContainers"][-1]
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert engine["lifecycle"]["preStop"]["httpGet"]["path"] == "/drain"
+    assert switchboard["restartPolicy"] == "Always"  # a sidecar: it ends after vLLM
+    assert pod["terminationGracePeriodSeconds"] >= leaving.DRAIN_LIMIT_S + leaving.ENGINE_STOP_S
+    assert leaving.DRAIN_QUIET_S < leaving.DRAIN_LIMIT_S
+    assert spec["progressDeadlineSeconds"] > manifests_engine.STARTUP_LIMIT_S
+    probe = engine["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] == manifests_engine.STARTUP_LIMIT_S
 
 
 def test_the_service_is_the_one_in_the_file() -> None:

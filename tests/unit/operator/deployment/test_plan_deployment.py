@@ -46,7 +46,7 @@ def test_a_first_version_answers_once_every_pod_has_proved_it() -> None:
 def test_a_new_version_waits_for_the_last_pod() -> None:
     world = serving(pods=2)
     world.tune(SECOND)
-    world.reconcile()
+    world.check()
     world.pods[0].follow(world.table, frozenset())
     for _ in range(3):
         world.reconcile()
@@ -62,7 +62,7 @@ def test_a_new_version_waits_for_the_last_pod() -> None:
 def test_while_a_version_is_rolled_out_the_deployment_is_ready_and_reconciling() -> None:
     world = serving()
     world.tune(SECOND)
-    world.reconcile()
+    world.check()
     message = f"version {SECOND} is being loaded by the pods"
     assert (world.status.routes[0].version, world.status.routes[0].target) == (FIRST, SECOND)
     assert world.condition("Ready") == (TRUE, "Serving", "the base model and 1 route answer from 1 ready pods")
@@ -143,7 +143,7 @@ def test_a_refusal_by_a_pod_of_the_servers_earlier_settings_does_not_count() -> 
     world.refused = frozenset({SECOND})
     world.tune(SECOND)
     world.edit(server={"maxLoraRank": 128})
-    world.reconcile()
+    world.check()
     for pod in world.pods:
         pod.follow(world.table, world.refused)
     world.reconcile()
@@ -175,16 +175,16 @@ def test_going_back_to_an_earlier_version_is_a_rollout_like_any_other() -> None:
 def test_a_version_that_is_overtaken_in_its_rollout_is_left_out() -> None:
     world = serving()
     world.tune(SECOND)
-    world.reconcile()
+    world.check()
     world.tune(THIRD)
-    world.reconcile()
+    world.check()
     assert [item.version for item in world.table.routes[0].versions] == [FIRST, THIRD]
 
 
 def test_nothing_moves_while_a_ready_pod_has_not_seen_the_table() -> None:
     world = serving(pods=2)
     world.tune(SECOND)
-    world.reconcile()
+    world.check()
     world.pods[0].follow(world.table, frozenset())
     world.pods[1].phases["tickets", SECOND] = VersionPhase.PROVED  # of an older table
     world.reconcile()
@@ -194,7 +194,7 @@ def test_nothing_moves_while_a_ready_pod_has_not_seen_the_table() -> None:
 def test_pods_without_the_table_are_nudged_and_nudged_again_after_five_seconds() -> None:
     world = serving()
     world.tune(SECOND)
-    world.reconcile()
+    world.check()
     nudges = []
     for _ in range(8):
         plan = world.plan()
@@ -367,6 +367,18 @@ def test_a_child_of_somebody_else_is_left_alone() -> None:
         TRUE,
         "NameConflict",
         "Deployment tickets exists and belongs to something else; delete it or create this object under another name",
+    )
+
+
+def test_a_service_of_another_object_is_named_with_its_owner() -> None:
+    world = serving()
+    owner = {"kind": "StatefulSet", "name": "db", "uid": "another", "controller": True}
+    world.children[Ref(Kind.SERVICE, "support", "tickets")]["metadata"]["ownerReferences"] = [owner]
+    world.reconcile()
+    assert world.condition("Stalled") == (
+        TRUE,
+        "NameConflict",
+        "Service tickets exists and belongs to StatefulSet db; delete it or create this object under another name",
     )
 
 

@@ -1,0 +1,261 @@
+"""The policy ConfigMap on a real API server: edits without restart, a hundred that wait, broken policies, the line for
+GPUs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster import fixture
+from harness import operator_process as harness
+from harness.operator_process import OperatorProcess, Replicas, Tenant, eventually
+from loraline_operator import errors
+from loraline_operator.actions import Kind, Manifest, Ref
+from loraline_operator.cluster import Cluster
+
+POLICY = Ref(Kind.CONFIG_MAP, harness.OPERATOR_NAMESPACE, "loraline-policy")
+WAITING = 100
+LOOK_S = 0.25
+QUIET_S = 1.0
+"""Time in which a write that should not be would come."""
+
+SetPolicy = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+async def set_policy(cluster: Cluster) -> AsyncIterator[SetPolicy]:
+    """Writes the policy; it is gone after the test."""
+
+    async def write(text: str | None = None, **document: Any) -> None:
+        data = {"policy.yaml": yaml.safe_dump(document) if text is None else text}
+        body = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": POLICY.name, "namespace": POLICY.namespace},
+            "data": data,
+        }
+        try:
+            await cluster.create(POLICY, body)
+        except errors.AlreadyExists:
+            await cluster.patch(POLICY, {"data": data})
+
+    yield write
+    there = await cluster.get(POLICY)
+    if there is not None:
+        await cluster.delete(POLICY, there["metadata"]["uid"])
+
+
+def ready_of(manifest: Manifest) -> tuple[str, str]:
+    """Reason and message of Ready, once the operator has seen the object's newest spec."""
+    status = manifest.get("status") or {}
+    if status.get("observedGeneration") != manifest["metadata"]["generation"]:
+        return "", ""
+    return next((item["reason"], item["message"]) for item in status["conditions"] if item["type"] == "Ready")
+
+
+async def all_of(tenant: Tenant) -> list[Manifest]:
+    """All fine-tunes of the namespace."""
+    return [item async for item in tenant.cluster.list(Kind.FINE_TUNE, tenant.namespace)]
+
+
+async def until_all(tenant: Tenant, what: str, holds: Callable[[list[tuple[str, str]]], bool]) -> float:
+    """Waits until reasons and messages of all fine-tunes are as they should be; the seconds that it took."""
+    began = asyncio.get_running_loop().time()
+    while not holds(told := [ready_of(item) for item in await all_of(tenant)]):
+        took_s = asyncio.get_running_loop().time() - began
+        assert took_s < harness.LIMIT_S, f"{what}, and not {Counter(told)}"
+        await asyncio.sleep(LOOK_S)
+    return asyncio.get_running_loop().time() - began
+
+
+async def until_reasons(tenant: Tenant, **wanted: int) -> None:
+    """Waits until exactly so many fine-tunes have these reasons."""
+    await until_all(tenant, str(wanted), lambda told: Counter(reason for reason, _ in told) == Counter(wanted))
+
+
+class Changes:
+    """kubectl's own watch of all fine-tunes of a namespace: a line for each write."""
+
+    def __init__(self, kubeconfig: Path, namespace: str, file: Path) -> None:
+        self._file = file
+        command = ["get", "lft", "--watch-only", "--output-watch-events", "--no-headers", f"--namespace={namespace}"]
+        columns = "--output=custom-columns=NAME:.object.metadata.name"
+        with file.open("wb") as output:
+            self._process = subprocess.Popen(
+                [str(fixture.programs() / "kubectl"), f"--kubeconfig={kubeconfig}", *command, columns], stdout=output
+            )
+
+    def take(self) -> Counter[str]:
+        """Writes by object since the last look."""
+        lines = self._file.read_text(encoding="utf-8").splitlines()
+        taken, self._taken = self._taken, len(lines)
+        return Counter(line.split()[-1] for line in lines[taken:])
+
+    def close(self) -> None:
+        """Ends the watch."""
+        self._process.terminate()
+        self._process.wait()
+
+    _taken = 0
+
+
+@pytest.fixture
+def changes(kubeconfig: Path, namespace: str, tmp_path: Path) -> Iterator[Changes]:
+    """Counts the writes to the fine-tunes of the test's namespace."""
+    watch = Changes(kubeconfig, namespace, tmp_path / "changes")
+    yield watch
+    watch.close()
+
+
+async def test_an_edit_judges_a_hundred_that_wait_with_one_status_write_each(
+    tenant: Tenant, operator: OperatorProcess, set_policy: SetPolicy, changes: Changes
+) -> None:
+    await set_policy(limits={"rank": 16})
+    ranks = {f"f{number:03}": 32 if number % 2 else 64 for number in range(WAITING)}
+    await asyncio.gather(*(tenant.create_finetune(name, adapter={"rank": rank}) for name, rank in ranks.items()))
+    await until_reasons(tenant, PolicyViolation=WAITING)
+    await asyncio.sleep(QUIET_S)
+    assert set(changes.take()) == set(ranks)
+
+    await set_policy(limits={"rank": 24})  # every message changes
+    took_s = await until_all(tenant, "24 is said", lambda told: all("allows 24" in message for _, message in told))
+    await asyncio.sleep(QUIET_S)
+    assert changes.take() == Counter(ranks.keys())
+    print(f"{WAITING} fine-tunes judged again in {took_s:.1f} s")
+
+    await set_policy(limits={"rank": 24, "maxSeqLength": 4096})  # no verdict changes
+    await asyncio.sleep(2 * QUIET_S)
+    assert changes.take() == Counter()
+
+    await set_policy(limits={"rank": 32})
+    await until_reasons(tenant, Unschedulable=WAITING // 2, PolicyViolation=WAITING // 2)
+    assert len(await tenant.jobs()) == WAITING // 2
+    assert operator.is_running
+
+
+async def test_an_edit_leaves_alone_what_runs_and_its_retry(
+    tenant: Tenant, operator: OperatorProcess, set_policy: SetPolicy
+) -> None:
+    await tenant.create_finetune(retries=1)
+    await tenant.start_pod()
+    await tenant.until("Running")
+    await set_policy(limits={"rank": 8})
+    await tenant.create_finetune("later")
+    await tenant.until("Pending", "PolicyViolation", "later")
+    assert (await tenant.status()).phase == "Running"
+    await tenant.end_pod(1, "a fault")
+    await tenant.until("Pending", "Retrying")
+    await tenant.until("Pending", "Unschedulable")
+    assert len(await tenant.jobs()) == 2
+    assert operator.is_running
+
+
+async def test_a_broken_edit_leaves_the_policy_of_before_in_force_and_is_told(
+    tenant: Tenant, replicas: Replicas, set_policy: SetPolicy
+) -> None:
+    await set_policy(limits={"rank": 8})
+    operator = await replicas.start()
+    await eventually(operator.is_leading, "the operator leads")
+    await set_policy("limits: {rank: many}")
+
+    async def told() -> str | None:
+        events = [
+            item
+            async for item in tenant.cluster.list(
+                Kind.EVENT, POLICY.namespace, fields="involvedObject.kind=ConfigMap,reason=PolicyInvalid"
+            )
+        ]
+        return next((str(item["message"]) for item in events), None)
+
+    sentence = await eventually(told, "an event on the ConfigMap")
+    assert sentence.startswith(f"{POLICY}, policy.yaml: limits.rank is 'many': ")
+    assert sentence.endswith("; mend it; the policy of before stays in force")
+    code, answer = await operator.get("/readyz")
+    assert (code, json.loads(answer)["message"]) == (200, sentence)
+    _, metrics = await operator.get("/metrics")
+    assert "loraline_policy_valid 0.0" in metrics
+    assert "loraline_policy_refusals_total 1.0" in metrics
+    await tenant.create_finetune()
+    await tenant.until("Pending", "PolicyViolation")
+    await set_policy(limits={"rank": 64})
+    await tenant.until("Pending", "Unschedulable")
+    _, metrics = await operator.get("/metrics")
+    assert "loraline_policy_valid 1.0" in metrics
+
+
+async def test_an_operator_that_starts_with_a_broken_policy_is_not_ready_and_touches_nothing(
+    tenant: Tenant, replicas: Replicas, set_policy: SetPolicy
+) -> None:
+    await set_policy("limits: {ranks: 8}")
+    operator = await replicas.start()
+
+    async def unready() -> str | None:
+        code, answer = await operator.get("/readyz")
+        return str(json.loads(answer)["message"]) if code == 503 else None
+
+    sentence = await eventually(unready, "/readyz says no")
+
+    async def says() -> bool:
+        return (await unready() or "").startswith(
+            f"{POLICY}, policy.yaml: limits.ranks is no field of a policy; mend it"
+        )
+
+    await eventually(says, f"/readyz says why, and not {sentence}")
+    await tenant.create_finetune()
+    await asyncio.sleep(2.5)  # longer than the time between two looks at the policy
+    assert await tenant.jobs() == []
+    await set_policy(limits={"rank": 64})
+    await eventually(operator.is_leading, "it is ready")
+    await tenant.until("Pending", "Unschedulable")
+
+
+async def test_fine_tunes_over_the_limit_of_gpus_wait_by_age_and_start_as_others_end(
+    tenant: Tenant, operator: OperatorProcess, set_policy: SetPolicy
+) -> None:
+    await set_policy(limits={"gpus": 2})
+    names = [f"f{number}" for number in range(6)]
+    await asyncio.gather(*(tenant.create_finetune(name, compute={"gpus": 1}) for name in names))
+    await until_reasons(tenant, Unschedulable=2, WaitingForGpus=4)
+    started = sorted(ready[0] for ready in await ends(tenant, "Unschedulable"))
+    assert len(await tenant.jobs()) == 2
+    (first, message), *_ = [item for item in await ends(tenant, "WaitingForGpus") if "are held by" in item[1]]
+    assert message == (
+        f"spec.compute asks for 1 GPU and the policy of namespace {tenant.namespace} allows 2 at once, of which 2 are "
+        f"held by {started[0]}, {started[1]}; it starts when they end"
+    )
+    job = next(name for name in await tenant.jobs() if name.startswith(started[0]))
+    await tenant.end_pod(0, job=job)
+    await tenant.until("Pending", "Unschedulable", first)
+    await until_reasons(tenant, Succeeded=1, Unschedulable=2, WaitingForGpus=3)
+    await tenant.edit({"suspend": True}, started[1])
+    await until_reasons(tenant, Succeeded=1, Suspended=1, Unschedulable=2, WaitingForGpus=2)
+    await set_policy(limits={"gpus": 4})
+    await until_reasons(tenant, Succeeded=1, Suspended=1, Unschedulable=4)
+    assert operator.is_running
+
+
+async def ends(tenant: Tenant, reason: str) -> list[tuple[str, str]]:
+    """Names and messages of the fine-tunes with that reason."""
+    found = [(item["metadata"]["name"], *ready_of(item)) for item in await all_of(tenant)]
+    return [(name, message) for name, told, message in found if told == reason]
+
+
+async def test_a_card_that_is_too_small_is_said_before_any_pod(tenant: Tenant, operator: OperatorProcess) -> None:
+    model = {"uri": "hf://meta-llama/Llama-3.3-70B-Instruct"}
+    await tenant.create_finetune(baseModel=model, compute={"gpus": 1, "gpuType": "A10G"})
+    status = await tenant.until("Pending", "GpuTooSmall")
+    assert "needs at least 39.9 GiB of GPU memory" in status.conditions[0].message
+    assert status.estimate is not None
+    assert status.estimate.gpus == ["H100", "A100-80", "H200", "B200"]
+    assert await tenant.jobs() == []
+    await tenant.edit({"compute": {"gpuType": "H100"}})
+    await tenant.until("Pending", "Unschedulable")
+    assert operator.is_running

@@ -11,10 +11,15 @@ CONTEXT ?=
 REGISTRY ?=
 DEV = dev=$$(tests/tools/setup.sh dev | tail -1)
 
-.PHONY: help demo demo-down test check parts bench-gpu fmt generate lock
+PLAN ?=
+SAMPLE ?=
+PAIRS ?= 60
+SIZES ?= 100,1000,5000
+
+.PHONY: help demo demo-down test check parts faults bench-operator bench-gpu fmt generate lock
 
 help: ## List these verbs.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: ## Fine-tune a real model on a real Kubernetes and chat with it (10 minutes; leaves the cluster up).
 	@$(DEV); "$$dev/bin/python" -m demo $(if $(CONTEXT),--context "$(CONTEXT)") $(if $(REGISTRY),--registry "$(REGISTRY)")
@@ -31,7 +36,7 @@ LANES = export PATH="$$dev/bin:$$PATH"; python tests/tools/side_by_side.py
 test: parts ## Run everything, on the built-in cluster (Linux, root).
 	@tests/tools/setup.sh system; tests/tools/setup.sh k8s-node >/dev/null; tests/tools/setup.sh registry >/dev/null; \
 	tests/images/build.sh >/dev/null; $(DEV); \
-	$(LANES) "code=$(CODE_LANE) tests/cluster tests/api tests/operator" "models=$(MODEL_LANE)"; \
+	$(LANES) "code=$(CODE_LANE) tests/cluster tests/api tests/operator tests/faults" "models=$(MODEL_LANE)"; \
 	python -m pytest tests/e2e
 
 check: parts ## Run what needs neither root nor a cluster: style, types, layers, unit tests, trainer and switchboard.
@@ -39,6 +44,15 @@ check: parts ## Run what needs neither root nor a cluster: style, types, layers,
 
 parts:
 	@for part in dev vllm tools argocd; do tests/tools/setup.sh $$part >/dev/null; done
+
+faults: ## Break the operator's world at every point (half an hour; PLAN=id plays one again, SAMPLE=n some, PAIRS=n).
+	@tests/tools/setup.sh system; $(DEV); "$$dev/bin/python" -m faults $(if $(PLAN),--plan "$(PLAN)",\
+	$(if $(SAMPLE),--sample $(SAMPLE),--pairs $(PAIRS) --manifests 1000))
+
+bench-operator: ## Measure the operator beside a plain kopf operator, on the built-in cluster (SIZES=100,1000,5000).
+	@tests/tools/setup.sh k8s-control-plane >/dev/null; tests/tools/setup.sh k8s-kwok >/dev/null; \
+	$(DEV); "$$dev/bin/python" -m bench.operator --sizes "$(SIZES)"; \
+	"$$(tests/tools/setup.sh plot | tail -1)/bin/python" tests/bench/operator/plot.py
 
 bench-gpu: ## Time training beside TRL, Liger and Unsloth (one GPU, no network; ROWS=..., see docs/benchmarks.md).
 	@"$(or $(PYTHON),python3)" -m bench.gpu $(if $(ROWS),--rows "$(ROWS)") $(BENCH)

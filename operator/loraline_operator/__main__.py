@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -22,6 +23,9 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 REQUIRED = ("trainer_image", "switchboard_image", "server_image")
 
+GC_THRESHOLDS = (20_000, 20, 20)
+"""Fewer collections of garbage than Python's 700 allocations: with 5,000 objects they took 6 % of the time."""
+
 HELP = {
     "trainer_image": "image of the training pods",
     "switchboard_image": "image of the switchboard: the operator's own",
@@ -30,6 +34,7 @@ HELP = {
     "server_cpu_env": "environment of vLLM on CPUs, as a JSON object",
     "trainer_env": "environment of training pods, as a JSON object",
     "progress_interval_s": "seconds between two looks at a running attempt",
+    "progress_per_s": "looks at running attempts in a second, over all of them",
     "dataset_interval_s": "seconds between two looks for a ConfigMap that is not there",
     "resync_interval_s": "seconds after which every object is looked at again",
     "gang_timeout_s": "seconds in which all pods of an attempt on several nodes have to get a node",
@@ -53,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [name for name in REQUIRED if not options[name]]
     if missing:
         parser.error("needs " + ", ".join("--" + name.replace("_", "-") for name in missing))
+    gc.set_threshold(*GC_THRESHOLDS)
     code = 0
     try:
         asyncio.run(operator.run(_settings(options)))
@@ -102,7 +108,7 @@ def _settings(options: Mapping[str, object]) -> Settings:
                 values[field.name] = tuple(name for name in value.split(",") if name)
             case "workers":
                 values[field.name] = int(value)
-            case name if name.endswith("_s"):
+            case name if name.endswith("_s"):  # seconds, and numbers in a second
                 values[name] = float(value)
             case name:
                 values[name] = value

@@ -1,6 +1,7 @@
 """The only module that talks to the Kubernetes API: a small asynchronous REST client on aiohttp.
 
-Every call has a time limit, every refusal becomes one of `loraline_operator.errors`. Watching is kopf's work.
+Every call has a time limit, every refusal becomes one of `loraline_operator.errors`. Keeping a copy of what is watched
+is `reflector`'s work.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import json
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -22,14 +23,21 @@ from loraline_operator import errors, metrics, naming
 from loraline_operator.actions import Kind, Manifest, Ref
 
 TIMEOUT_S = 20.0
+REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=TIMEOUT_S, connect=TIMEOUT_S / 2)
 WATCH_S = 300
-"""Time after which the API server ends a watch; a connection that died unseen is noticed a little later."""
+"""Time after which the API server ends a watch of one object."""
 
 PAGE_SIZE = 500
 """Objects of one list request (kubectl's own chunk size)."""
 
 LOGIN_LIFETIME_S = 60.0
 """Time after which tokens are read again: the kubelet renews them in place, at most an hour before they end."""
+
+SILENCE_S = 90.0
+"""Longest silence of a watch: bookmarks come once a minute."""
+
+OUTAGE_S = 5.0
+"""Time without any answer that counts as an outage: after it, everything is looked at again."""
 
 MAX_MESSAGE_CHARS = 600
 
@@ -48,6 +56,13 @@ class Resource(NamedTuple):
     plural: str
 
 
+class Page(NamedTuple):
+    """A part of a list, and the resource version at which the whole list was read."""
+
+    items: Sequence[Manifest]
+    version: str
+
+
 RESOURCES: Mapping[Kind, Resource] = {
     Kind.FINE_TUNE: Resource(f"/apis/{API_VERSION}", "lorafinetunes"),
     Kind.ADAPTER_DEPLOYMENT: Resource(f"/apis/{API_VERSION}", "adapterdeployments"),
@@ -64,19 +79,23 @@ RESOURCES: Mapping[Kind, Resource] = {
 class Cluster:
     """A connection to the API server; an async context manager.
 
-    `fence` is called before every write but those of Leases; it raises when this replica may not write.
+    `fence` is called before every write but those of Leases; it raises when this replica may not write. `recovered` is
+    called when the API server answers again after an outage.
     """
 
     def __init__(self) -> None:
-        self.fence: Callable[[], None] = _no_fence
+        self.fence: Callable[[], None] = _do_nothing
+        self.recovered: Callable[[], None] = _do_nothing
+        self._unanswered_since: float | None = None
         self._session: aiohttp.ClientSession | None = None
         self._login: kopf.ConnectionInfo | None = None
         self._login_until = 0.0
         self._tls: ssl.SSLContext | None = None
 
     async def __aenter__(self) -> Cluster:
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S, connect=TIMEOUT_S / 2)
-        self._session = aiohttp.ClientSession(timeout=timeout, headers={"User-Agent": naming.MANAGER})
+        # Compressing large lists costs both sides more than it saves in a cluster's network.
+        headers = {"User-Agent": naming.MANAGER, "Accept-Encoding": "identity"}
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers)
         return self
 
     async def __aexit__(
@@ -107,36 +126,68 @@ class Cluster:
         Raises:
             errors.NotFound: the cluster does not know the kind.
         """
-        query = {"limit": str(PAGE_SIZE)}
-        if labels:
-            query["labelSelector"] = labels
-        if fields:
-            query["fieldSelector"] = fields
+        pages = self.pages(kind, namespace, labels=labels, fields=fields, metadata_only=metadata_only)
+        async for page in pages:
+            for item in page.items:
+                yield item
+
+    async def pages(
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        labels: str | None = None,
+        fields: str | None = None,
+        metadata_only: bool = False,
+    ) -> AsyncIterator[Page]:
+        """All objects of a kind as `list`, in pages of one and the same state."""
+        query = _selection(labels, fields) | {"limit": str(PAGE_SIZE)}
         while True:
             accept = METADATA_LIST if metadata_only else JSON
             page = await self._request("GET", _path(kind, namespace), query=query, accept=accept)
-            for item in page.get("items") or ():
-                yield item
+            yield Page(page.get("items") or (), page["metadata"]["resourceVersion"])
             token = page["metadata"].get("continue")
             if not token:
                 return
             query["continue"] = token
 
-    async def watch(self, ref: Ref) -> AsyncIterator[None]:
-        """Yields when the object may have changed, also when it comes or goes; ends after a few minutes.
+    async def watch(
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        since: str = "",
+        labels: str | None = None,
+        fields: str | None = None,
+        metadata_only: bool = False,
+    ) -> AsyncIterator[tuple[str, Manifest]]:
+        """Events after a resource version, bookmarks included, as (type, object), until the server ends the stream.
 
         Raises:
-            errors.ApiError: the watch was refused or broke off; what happened since is not told.
+            errors.Gone: that version is too old to go on from.
+            errors.Transient: the stream broke.
         """
-        query = {"watch": "1", "fieldSelector": f"metadata.name={ref.name}", "timeoutSeconds": str(WATCH_S)}
-        limits = aiohttp.ClientTimeout(total=None, connect=TIMEOUT_S / 2, sock_read=WATCH_S + TIMEOUT_S)
-        path = _path(ref.kind, ref.namespace)
-        async with self._answered("GET", path, query=query, limits=limits) as response:
-            async for _ in response.content.iter_any():
-                yield
+        query = _selection(labels, fields) | {"watch": "true", "allowWatchBookmarks": "true"}
+        query |= {"resourceVersion": since} if since else {"timeoutSeconds": str(WATCH_S)}
+        if kind is Kind.EVENT:  # they have no bookmarks
+            query["timeoutSeconds"] = str(int(SILENCE_S / 2))
+        path = _path(kind, namespace)
+        accept = f"{METADATA},{JSON}" if metadata_only else JSON
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_S / 2, sock_read=SILENCE_S)
+        try:
+            async with await self._send("GET", path, query=query, accept=accept, limits=limits) as response:
+                await _raise_if_refused("GET", path, response)
+                async for line in _lines(response.content):
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        raise _error("WATCH", path, status.get("code", 500), json.dumps(status), None)
+                    yield event["type"], event["object"]
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
+            raise errors.Transient(f"WATCH {path}: the stream broke ({error or type(error).__name__})") from error
 
     async def create(self, ref: Ref, manifest: Manifest) -> Manifest:
-        """Creates an object.
+        """Creates an object; returns its metadata as stored.
 
         Raises:
             errors.AlreadyExists: one of that name is there.
@@ -144,7 +195,8 @@ class Cluster:
         self._check(ref.kind)
         path = _path(ref.kind, ref.namespace)
         try:
-            return await self._request("POST", path, body=manifest, query={"fieldManager": naming.MANAGER})
+            query = {"fieldManager": naming.MANAGER}
+            return await self._request("POST", path, body=manifest, query=query, accept=METADATA)
         except errors.Conflict as error:
             raise errors.AlreadyExists(str(error)) from error
 
@@ -164,10 +216,11 @@ class Cluster:
         )
 
     async def replace(self, ref: Ref, manifest: Manifest, *, subresource: str = "") -> Manifest:
-        """Replaces an object, or its status, if its resource version is still the manifest's."""
+        """Replaces an object, or its status, if its resource version is still the manifest's; returns its metadata."""
         self._check(ref.kind)
         path = _path(ref.kind, ref.namespace, ref.name) + (f"/{subresource}" if subresource else "")
-        return await self._request("PUT", path, body=manifest, query={"fieldManager": naming.MANAGER})
+        query = {"fieldManager": naming.MANAGER}
+        return await self._request("PUT", path, body=manifest, query=query, accept=METADATA)
 
     async def delete(self, ref: Ref, uid: str) -> None:
         """Deletes the object of this uid, and what it owns in the background; one that is gone is fine."""
@@ -190,47 +243,59 @@ class Cluster:
         content_type: str = JSON,
         accept: str = JSON,
     ) -> Manifest:
-        headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
-        async with self._answered(method, path, body=body, query=query, headers=headers) as response:
-            return _object(await response.json(), method, path)
+        try:
+            async with await self._send(
+                method, path, body=body, query=query, content_type=content_type, accept=accept
+            ) as response:
+                metrics.api_requests.labels(method, str(response.status)).inc()
+                self._answered()
+                await _raise_if_refused(method, path, response)
+                return _object(json.loads(await response.read()), method, path)
+        except errors.Unauthorized:
+            self._login_until = 0.0
+            raise
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            metrics.api_requests.labels(method, "none").inc()
+            if self._unanswered_since is None:
+                self._unanswered_since = asyncio.get_running_loop().time()
+            raise errors.Transient(
+                f"{method} {path}: no answer of the API server ({error or type(error).__name__})"
+            ) from error
 
-    @contextlib.asynccontextmanager
-    async def _answered(
+    async def _send(
         self,
         method: str,
         path: str,
         *,
         body: Manifest | None = None,
         query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        limits: aiohttp.ClientTimeout | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The good answer to a request, still to be read; whatever goes wrong until then becomes an ApiError."""
+        content_type: str = JSON,
+        accept: str = JSON,
+        limits: aiohttp.ClientTimeout = REQUEST_TIMEOUT,
+    ) -> aiohttp.client._RequestContextManager:
+        """A request on its way, as aiohttp's context manager."""
         assert self._session is not None
         login = await self._logged_in()
-        try:
-            async with self._session.request(
-                method,
-                login.server.rstrip("/") + path,
-                params=query,
-                json=body,
-                headers={**login.as_http_headers(), **(headers or {})},
-                ssl=self._tls if self._tls is not None else True,
-                proxy=login.proxy_url,
-                timeout=limits or self._session.timeout,
-            ) as response:
-                metrics.api_requests.labels(method, str(response.status)).inc()
-                if response.status >= 400:
-                    if response.status == 401:
-                        self._login_until = 0.0
-                    said = await response.text()
-                    raise _error(method, path, response.status, said, response.headers.get("Retry-After"))
-                yield response
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            metrics.api_requests.labels(method, "none").inc()
-            raise errors.Transient(
-                f"{method} {path}: no answer of the API server ({error or type(error).__name__})"
-            ) from error
+        headers = login.as_http_headers() | {"Accept": accept}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        return self._session.request(
+            method,
+            login.server.rstrip("/") + path,
+            params=query,
+            data=json.dumps(body) if body is not None else None,
+            headers=headers,
+            ssl=self._tls if self._tls is not None else True,
+            proxy=login.proxy_url,
+            timeout=limits,
+        )
+
+    def _answered(self) -> None:
+        """The API server has answered; when it had not for a while, whoever waits for that is told."""
+        since, self._unanswered_since = self._unanswered_since, None
+        if since is not None and asyncio.get_running_loop().time() - since >= OUTAGE_S:
+            logger.info("the API server answers again")
+            self.recovered()
 
     async def _logged_in(self) -> kopf.ConnectionInfo:
         """The connection information, read again when it is a minute old."""
@@ -256,8 +321,8 @@ def login_info(logger: logging.Logger, settings: kopf.OperatorSettings) -> kopf.
     return info
 
 
-def _no_fence() -> None:
-    """Lets every write pass."""
+def _do_nothing() -> None:
+    """Stands in for a fence and for what waits for the end of an outage."""
 
 
 def _path(kind: Kind, namespace: str | None, name: str | None = None) -> str:
@@ -279,10 +344,31 @@ def _key(login: kopf.ConnectionInfo) -> tuple[object, ...]:
     )
 
 
+def _selection(labels: str | None, fields: str | None) -> dict[str, str]:
+    """The query of a list or a watch."""
+    query = {"labelSelector": labels, "fieldSelector": fields}
+    return {key: value for key, value in query.items() if value}
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Whole lines of a stream, of any length; one that is cut off by the end of the stream is none."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line
+
+
 def _object(answer: Any, method: str, path: str) -> Manifest:
     if not isinstance(answer, dict):
         raise errors.Transient(f"{method} {path}: the API server answered something that is no object")
     return answer
+
+
+async def _raise_if_refused(method: str, path: str, response: aiohttp.ClientResponse) -> None:
+    if response.status >= 400:
+        said = await response.text()
+        raise _error(method, path, response.status, said, response.headers.get("Retry-After"))
 
 
 def _error(method: str, path: str, status: int, said: str, retry_after: str | None) -> errors.ApiError:
@@ -296,7 +382,7 @@ def _error(method: str, path: str, status: int, said: str, retry_after: str | No
     if status == 403 and "because it is being terminated" in said:
         return errors.NamespaceEnds(message)
     kinds: dict[int, type[errors.ApiError]] = {
-        401: errors.Forbidden,
+        401: errors.Unauthorized,
         403: errors.Forbidden,
         404: errors.NotFound,
         409: errors.Conflict,

@@ -7,8 +7,9 @@ ApiError
 ├── NotFound           404
 ├── Gone               410: list again
 ├── Invalid            400, 413, 422: the same request never succeeds
-└── Forbidden          401, 403: the operator lacks a right
-    └── NamespaceEnds  403 on a creation: the namespace is being deleted
+└── Forbidden          403: the operator lacks a right
+    ├── NamespaceEnds  403 on a creation: the namespace is being deleted
+    └── Unauthorized   401: the operator is not known, as when its token has just ended
 NameConflict           a child of ours would have the name of something else
 NotLeader              this replica may not write (any more)
 """
@@ -54,6 +55,10 @@ class Forbidden(ApiError):
 
 class NamespaceEnds(Forbidden):
     """Nothing can be created in the namespace any more."""
+
+
+class Unauthorized(Forbidden):
+    """The API server does not know the operator."""
 
 
 class NameConflict(Exception):

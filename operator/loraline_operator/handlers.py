@@ -1,17 +1,21 @@
-"""The kopf edge: events of watched kinds become keys of the queue. No logic, no writes, no state."""
+"""The kopf edge: events of watched kinds go to the loop. No logic, no writes, no state.
+
+kopf watches our kinds, Deployments, and ConfigMaps that are marked as datasets. Jobs, pods and snapshots, of which
+there are many, are watched by reflectors.
+"""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, cast
 
 import kopf
 
 from loraline_api import GROUP, VERSION
-from loraline_operator import naming, observed
-from loraline_operator.actions import Kind, Ref
+from loraline_operator import naming
+from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.cluster import RESOURCES, login_info
 
 OURS = f"{naming.MANAGED_BY_LABEL}={naming.MANAGER}"
@@ -19,18 +23,17 @@ LONGEST_BACKOFF_S = 10
 CHUNK_SIZE = 500
 
 
-class Changed(Protocol):
-    """Takes the news of an object; `news` is what others who refer to it look at, None where that is not known."""
+class Loop(Protocol):
+    """What takes the events."""
 
-    def __call__(self, ref: Ref, news: Hashable = None) -> None: ...
+    def seen(self, ref: Ref, manifest: Manifest) -> None:
+        """One of our objects is there."""
 
+    def gone(self, ref: Ref, manifest: Manifest) -> None:
+        """One of our objects is there no longer."""
 
-OWNERS = {
-    naming.FINETUNE_LABEL: Kind.FINE_TUNE,
-    naming.DEPLOYMENT_LABEL: Kind.ADAPTER_DEPLOYMENT,
-    naming.CHECK_LABEL: Kind.ADAPTER_DEPLOYMENT,
-}
-"""The label by which a child names its object."""
+    def changed(self, ref: Ref) -> None:
+        """Something happened to an object, or to a child of it."""
 
 
 class Backoffs:
@@ -40,16 +43,30 @@ class Backoffs:
         return itertools.chain((1, 1, 2, 3, 5, 8), itertools.repeat(LONGEST_BACKOFF_S))
 
 
-def registry(changed: Changed) -> kopf.OperatorRegistry:
-    """The handlers: our kinds, their children (told by label), and ConfigMaps that are marked as datasets."""
+def registry(loop: Loop) -> kopf.OperatorRegistry:
+    """The handlers."""
     handlers = kopf.OperatorRegistry()
     kopf.on.login(registry=handlers)(_login)  # type: ignore[arg-type]
     for kind in (Kind.FINE_TUNE, Kind.ADAPTER_DEPLOYMENT):
-        kopf.on.event(GROUP, VERSION, RESOURCES[kind].plural, registry=handlers)(_own(kind, changed))
-    for group, kind in (("batch", Kind.JOB), ("", Kind.POD), ("apps", Kind.DEPLOYMENT)):
-        kopf.on.event(group, "v1", RESOURCES[kind].plural, registry=handlers)(_child(kind, changed))
-    kopf.on.event("", "v1", "configmaps", registry=handlers)(_own(Kind.CONFIG_MAP, changed))
+        kopf.on.event(GROUP, VERSION, RESOURCES[kind].plural, registry=handlers)(_own(kind, loop))
+    kopf.on.event("apps", "v1", RESOURCES[Kind.DEPLOYMENT].plural, registry=handlers)(_workload(loop))
+    kopf.on.event("", "v1", RESOURCES[Kind.CONFIG_MAP].plural, registry=handlers)(_data(loop))
     return handlers
+
+
+class Nothing(kopf.DiffBaseStorage):
+    """Keeps no copy of what was handled last: without it, kopf copies and compares each object at each event."""
+
+    def build(self, *, body: kopf.Body, extra_fields: Iterable[Any] | None = None) -> kopf.BodyEssence:
+        """Nothing of an object is compared."""
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        """Nothing was kept."""
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        """Nothing is written."""
 
 
 def settings() -> kopf.OperatorSettings:
@@ -64,8 +81,8 @@ def settings() -> kopf.OperatorSettings:
     result.watching.connect_timeout = 10
     result.watching.chunk_size = CHUNK_SIZE
     result.peering.standalone = True
-    for group, kind in (("batch", Kind.JOB), ("", Kind.POD), ("apps", Kind.DEPLOYMENT)):
-        result.watching.label_selectors[group, "v1", RESOURCES[kind].plural] = OURS
+    result.persistence.diffbase_storage = Nothing()
+    result.watching.label_selectors["apps", "v1", RESOURCES[Kind.DEPLOYMENT].plural] = OURS
     result.watching.label_selectors["", "v1", "configmaps"] = f"{naming.DATASET_LABEL}=true"
     return result
 
@@ -74,22 +91,30 @@ def _login(logger: logging.Logger, settings: kopf.OperatorSettings, **_: Any) ->
     return login_info(logger, settings)
 
 
-def _own(kind: Kind, changed: Changed) -> Callable[..., Any]:
-    """Takes events of objects that are keys themselves."""
+def _own(kind: Kind, loop: Loop) -> Callable[..., Any]:
+    """Takes events of our own kinds."""
 
-    async def handle(name: str, namespace: str, type: str | None, body: Mapping[str, Any], **_: Any) -> None:
-        changed(Ref(kind, namespace, name), None if type == "DELETED" else observed.news(kind, body))
+    async def handle(event: kopf.RawEvent, name: str, namespace: str, **_: Any) -> None:
+        take = loop.gone if event["type"] == "DELETED" else loop.seen
+        take(Ref(kind, namespace, name), cast(Manifest, event["object"]))
 
     return handle
 
 
-def _child(kind: Kind, changed: Changed) -> Callable[..., Any]:
-    """Takes events of children: their label names the object, and others may wait for the child itself."""
+def _workload(loop: Loop) -> Callable[..., Any]:
+    """Takes events of Deployments; their label names the object."""
 
-    async def handle(name: str, namespace: str, labels: Mapping[str, str], **_: Any) -> None:
-        changed(Ref(kind, namespace, name))
-        for label, owner in OWNERS.items():
-            if label in labels:
-                changed(Ref(owner, namespace, labels[label]))
+    async def handle(namespace: str, labels: Mapping[str, str], **_: Any) -> None:
+        if naming.DEPLOYMENT_LABEL in labels:
+            loop.changed(Ref(Kind.ADAPTER_DEPLOYMENT, namespace, labels[naming.DEPLOYMENT_LABEL]))
+
+    return handle
+
+
+def _data(loop: Loop) -> Callable[..., Any]:
+    """Takes events of ConfigMaps with data."""
+
+    async def handle(name: str, namespace: str, **_: Any) -> None:
+        loop.changed(Ref(Kind.CONFIG_MAP, namespace, name))
 
     return handle

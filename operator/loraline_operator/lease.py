@@ -60,8 +60,11 @@ class Lease:
     async def renew(self) -> None:
         """Renews the Lease for ever.
 
+        While the API server does not answer, nothing is written and nothing ends: when it is back and nobody else has
+        taken the Lease, it goes on.
+
         Raises:
-            errors.NotLeader: it was lost.
+            errors.NotLeader: another replica holds it.
         """
         while True:
             await asyncio.sleep(self._duration_s / 5)
@@ -70,7 +73,6 @@ class Lease:
                     raise errors.NotLeader(f"{self._ref} was taken over by another replica")
             except errors.ApiError as error:
                 logger.warning("%s: not renewed: %s", self._ref, error)
-            self.check()
 
     async def release(self) -> None:
         """Gives the Lease back, so that another replica need not wait for its end."""
@@ -87,25 +89,40 @@ class Lease:
     async def _try(self) -> bool:
         """One attempt to take or renew; True when it is held."""
         started = asyncio.get_running_loop().time()
-        current = await self._cluster.get(self._ref)
         try:
-            if current is None:
-                manifest = {
-                    "apiVersion": "coordination.k8s.io/v1",
-                    "kind": "Lease",
-                    "metadata": {"name": self._ref.name, "namespace": self._ref.namespace},
-                    "spec": self._spec({}),
-                }
-                self._held = await self._cluster.create(self._ref, manifest)
-            elif self._may_take(current, started):
-                self._held = await self._cluster.replace(self._ref, current | {"spec": self._spec(current["spec"])})
-            else:
-                self._write_until = 0.0
-                return False
+            if self._held is None or not await self._renewed(self._held):
+                self._held = await self._taken(await self._cluster.get(self._ref), started)
         except (errors.Conflict, errors.AlreadyExists):
             return self.is_held  # somebody wrote in between: the next attempt sees who
-        self._write_until = started + self._duration_s * 2 / 3
+        self._write_until = started + self._duration_s * 2 / 3 if self._held is not None else 0.0
+        return self._held is not None
+
+    async def _renewed(self, held: Manifest) -> bool:
+        """Renews the Lease as it was written last, which needs no read; False when it is another by now."""
+        manifest = held | {"spec": self._spec(held["spec"])}
+        try:
+            answer = await self._cluster.replace(self._ref, manifest)
+        except (errors.Conflict, errors.NotFound):
+            return False
+        self._held = manifest | {"metadata": answer["metadata"]}
         return True
+
+    async def _taken(self, current: Manifest | None, now: float) -> Manifest | None:
+        """The Lease with us as its holder, or None when it may not be taken."""
+        if current is None:
+            manifest = {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": {"name": self._ref.name, "namespace": self._ref.namespace},
+                "spec": self._spec({}),
+            }
+            answer = await self._cluster.create(self._ref, manifest)
+        elif self._may_take(current, now):
+            manifest = current | {"spec": self._spec(current["spec"])}
+            answer = await self._cluster.replace(self._ref, manifest)
+        else:
+            return None
+        return manifest | {"metadata": answer["metadata"]}
 
     def _may_take(self, current: Manifest, now: float) -> bool:
         spec = current["spec"]

@@ -17,13 +17,18 @@ import kopf
 from aiohttp import web
 
 from loraline_operator import handlers, paths
+from loraline_operator.actions import Kind
+from loraline_operator.children import Children
 from loraline_operator.cluster import Cluster
+from loraline_operator.complaints import SELECTIONS, Complaints
 from loraline_operator.lease import Lease
+from loraline_operator.objects import Objects
 from loraline_operator.policy_store import PolicyStore
 from loraline_operator.poll import Poller
 from loraline_operator.probes import Probes
 from loraline_operator.queue import WorkQueue
 from loraline_operator.reconcile import LIST_RETRY_S, Reconciler
+from loraline_operator.reflector import Reflector, Selection, Sink
 from loraline_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -48,7 +53,7 @@ async def run(settings: Settings) -> None:
         lease = Lease(cluster, namespace=settings.namespace, identity=identity, duration_s=settings.lease_duration_s)
         cluster.fence = lease.check
         policies = PolicyStore(cluster, settings)
-        reconciler = Reconciler(cluster, paths.paths(cluster, poller, settings, policies), WorkQueue(), settings)
+        reconciler = _assembled(cluster, poller, policies, settings)
         probes = Probes(reconciler.health, lease, policies, settings.resync_interval_s)
         async with _served(probes, settings.listen):
             try:
@@ -65,22 +70,41 @@ async def _lead(lease: Lease, reconciler: Reconciler, policies: PolicyStore, set
     await _together(lease.renew(), _reconcile(reconciler, policies, settings))
 
 
+def _assembled(cluster: Cluster, poller: Poller, policies: PolicyStore, settings: Settings) -> Reconciler:
+    """The loop with all that it looks at and goes through."""
+    objects = Objects()
+    reconciler = Reconciler(cluster, objects, WorkQueue(), settings)
+    children = Children(reconciler.changed)
+    complaints = Complaints(children.owner_of, reconciler.changed)
+    world = paths.World(
+        cluster, poller, policies, objects, children, complaints, reconciler.told, reconciler.references.set
+    )
+    finetunes, observer = paths.finetunes(world, settings)
+    reconciler.paths = {Kind.FINE_TUNE: finetunes, Kind.ADAPTER_DEPLOYMENT: paths.deployments(world, settings)}
+    reconciler.forget_data = observer.data.forget
+    sinks: list[tuple[Selection, Sink]] = [(copies.selection, copies) for copies in children.copies]
+    sinks += [(selection, complaints) for selection in SELECTIONS]
+    reconciler.reflectors = [Reflector(cluster, selection, sink, settings.namespaces) for selection, sink in sinks]
+    return reconciler
+
+
 async def _reconcile(reconciler: Reconciler, policies: PolicyStore, settings: Settings) -> None:
-    """Waits for a policy to judge by, and until both kinds can be listed: kopf never watches what is not there."""
+    """Waits for a policy to judge by, and until all can be listed: nothing is watched or done before all is known."""
     await policies.first()
     while True:
-        if await reconciler.list_all():
+        versions = await reconciler.list_all()
+        if versions is not None:
             break
         await asyncio.sleep(LIST_RETRY_S)
     workers = (reconciler.work() for _ in range(settings.workers))
-    watches = (policies.watch(reconciler.list_all), _watch(reconciler, settings))
+    watches = (policies.watch(reconciler.list_all), reconciler.follow(versions), _watch(reconciler, settings))
     await _together(reconciler.resync(), *watches, *workers)
 
 
 async def _watch(reconciler: Reconciler, settings: Settings) -> None:
     """Runs kopf, which takes over the signals."""
     await kopf.operator(
-        registry=handlers.registry(reconciler.changed),
+        registry=handlers.registry(reconciler),
         settings=handlers.settings(),
         standalone=True,
         clusterwide=not settings.namespaces,

@@ -24,6 +24,13 @@ CHECK_LABEL = f"{GROUP}/preflight"
 """Name of the AdapterDeployment for which a Job checks an adapter; its pods serve nothing."""
 
 DATASET_LABEL = f"{GROUP}/dataset"
+OWNER_LABELS = {
+    FINETUNE_LABEL: "LoraFineTune",
+    DEPLOYMENT_LABEL: "AdapterDeployment",
+    CHECK_LABEL: "AdapterDeployment",
+}
+"""The labels by which a child names its object, and that object's kind."""
+
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 RESTART_ANNOTATION = f"{GROUP}/restart"
 TABLE_ANNOTATION = f"{GROUP}/table"

@@ -1,116 +1,130 @@
-"""Reads all that belongs to a fine-tune: Jobs, pods, snapshots, data, progress, and why pods do not start.
+"""Sees all that belongs to a fine-tune: the copies of its children, its data, its progress, and why pods do not start.
 
 What it means is decided in `plan_finetune`.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections import OrderedDict
+import asyncio
+import random
 from dataclasses import replace
 
 from pydantic import ValidationError
 
-from loraline_api.conditions import Reason
 from loraline_api.finetune import LoraFineTuneSpec
 from loraline_api.progress import PROGRESS_PORT, Progress
-from loraline_api.storage import Location
 from loraline_operator import naming, observed_finetune, plan_data, plan_deletion, plan_gang
-from loraline_operator.actions import Kind, Manifest, Ref
+from loraline_operator.actions import Kind, Ref
+from loraline_operator.children import Children
 from loraline_operator.cluster import Cluster
+from loraline_operator.complaints import Complaints
+from loraline_operator.look import Depth
 from loraline_operator.observe_claims import ClaimsReader
+from loraline_operator.observe_data import DataReader
 from loraline_operator.observed import FineTuneObject
 from loraline_operator.observed import finetune as observed_fine_tune
-from loraline_operator.observed_finetune import (
-    Data,
-    DataProblem,
-    Job,
-    MissingData,
-    ObservedFineTune,
-    Pod,
-    Stuck,
-)
+from loraline_operator.observed_finetune import Data, Job, MissingData, ObservedFineTune, Stuck
 from loraline_operator.poll import Poller
+from loraline_operator.settings import Settings
 
-CACHE_BYTES = 8 << 20
-"""Data of ConfigMaps that is kept, so that running fine-tunes do not read a megabyte every three seconds."""
+FEW = 20
+"""Running attempts up to which a new one is looked at at once; beyond, first looks are spread over the interval."""
 
 
-class DataReader:
-    """Reads keys of ConfigMaps, and keeps the last ones while their resource version stays."""
+class Pace:
+    """When each running attempt is looked at: all in turn, at most so many in a second, each at most so often."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-        self._cache: OrderedDict[tuple[str, Location], tuple[str, Data | MissingData]] = OrderedDict()
+    def __init__(self, interval_s: float, per_s: float) -> None:
+        self._interval_s = interval_s
+        self._per_s = per_s
+        self._due: dict[Ref, float] = {}
 
-    async def read(self, namespace: str, place: Location) -> Data | MissingData:
-        """The data at `configmap://name/key`."""
-        ref = Ref(Kind.CONFIG_MAP, namespace, place.host)
-        key = (namespace, place)
-        metadata = await self._cluster.get(ref, metadata_only=True)
-        kept = self._cache.pop(key, None)
-        if metadata is None:
-            return MissingData(DataProblem.NO_CONFIG_MAP)
-        version = metadata["metadata"]["uid"] + metadata["metadata"]["resourceVersion"]
-        if kept is None or kept[0] != version:
-            manifest = await self._cluster.get(ref)
-            if manifest is None:
-                return MissingData(DataProblem.NO_CONFIG_MAP)
-            version = manifest["metadata"]["uid"] + manifest["metadata"]["resourceVersion"]
-            kept = (version, _data(manifest, place.path))
-        self._cache[key] = kept
-        while sum(_size(item) for _, item in self._cache.values()) > CACHE_BYTES:
-            self._cache.popitem(last=False)
-        return kept[1]
+    @property
+    def interval_s(self) -> float:
+        """Time between two looks at one attempt."""
+        return max(self._interval_s, len(self._due) / self._per_s)
+
+    def is_due(self, ref: Ref, now: float) -> bool:
+        """Whether this one's time has come; then its next time is set."""
+        if ref not in self._due:
+            self._due[ref] = now if len(self._due) < FEW else now + random.uniform(0, self.interval_s)
+        if now < self._due[ref]:
+            return False
+        self._due[ref] = now + self.interval_s * 0.95  # a timer of one interval comes after it
+        return True
+
+    def leave(self, ref: Ref) -> None:
+        """This one runs no longer."""
+        self._due.pop(ref, None)
 
 
 class Observer:
-    """Reads the children of fine-tunes."""
+    """Sees the children of fine-tunes."""
 
-    def __init__(self, cluster: Cluster, poller: Poller, claims: ClaimsReader) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        poller: Poller,
+        children: Children,
+        complaints: Complaints,
+        *,
+        claims: ClaimsReader,
+        settings: Settings,
+    ) -> None:
+        self.data = DataReader(cluster, settings.resync_interval_s / 2)  # each resync reads anew
+        self.pace = Pace(settings.progress_interval_s, settings.progress_per_s)
         self._cluster = cluster
         self._poller = poller
+        self._children = children
+        self._complaints = complaints
         self._claims = claims
-        self._data = DataReader(cluster)
 
-    async def observe(self, object: FineTuneObject) -> ObservedFineTune:
-        """All that belongs to the fine-tune now."""
-        namespace = object.meta.namespace
-        labels = f"{naming.FINETUNE_LABEL}={object.meta.name}"
-        jobs = [observed_finetune.job(item) async for item in self._cluster.list(Kind.JOB, namespace, labels=labels)]
-        pods = [observed_finetune.pod(item) async for item in self._cluster.list(Kind.POD, namespace, labels=labels)]
-        config_maps = self._cluster.list(Kind.CONFIG_MAP, namespace, labels=labels, metadata_only=True)
+    async def observe(
+        self, object: FineTuneObject, depth: Depth, before: ObservedFineTune | None = None
+    ) -> ObservedFineTune:
+        """All that belongs to the fine-tune; `before` is the last look of the same pass, whose progress is kept."""
+        if depth is Depth.SURE:
+            await self._children.refresh(self._cluster, object.ref)
+        namespace, name = object.meta.namespace, object.meta.name
         observed = ObservedFineTune(
-            jobs=tuple(jobs),
-            pods=tuple(pods),
-            snapshots=tuple([observed_finetune.snapshot(item) async for item in config_maps]),
+            jobs=self._children.jobs.of(namespace, name),
+            pods=self._children.pods.of(namespace, name),
+            snapshots=self._children.snapshots.of(namespace, name),
         )
         if plan_gang.may_have_services(object, observed.jobs):
+            labels = f"{naming.FINETUNE_LABEL}={name}"
             services = self._cluster.list(Kind.SERVICE, namespace, labels=labels)
             found = tuple([observed_finetune.service(item) async for item in services])
             observed = replace(observed, services=found)
         if object.meta.is_deleting and plan_deletion.deletes_output(object):
             return replace(observed, held=await self._held(object))
         if object.spec is None or object.meta.is_deleting:
+            self.pace.leave(object.ref)
             return observed
+        progress = before.progress if before is not None else await self._progress(object.ref, observed)
         return replace(
             observed,
-            data=await self._read_data(namespace, object.spec),
-            progress=await self._progress(observed),
-            stuck=await self._stuck(namespace, observed),
+            data=await self._read_data(namespace, object.spec, is_sure=depth is not Depth.COPIES),
+            progress=progress,
+            stuck=self._stuck(observed),
             claims=await self._claims.read(object),
             stopped=await self._stopped(namespace, observed),
         )
 
-    async def _read_data(self, namespace: str, spec: LoraFineTuneSpec) -> dict[str, Data | MissingData]:
-        return {part: await self._data.read(namespace, place) for part, place in plan_data.sources(spec).items()}
+    async def _read_data(
+        self, namespace: str, spec: LoraFineTuneSpec, *, is_sure: bool
+    ) -> dict[str, Data | MissingData]:
+        places = plan_data.sources(spec)
+        return {part: await self.data.read(namespace, place, is_sure=is_sure) for part, place in places.items()}
 
-    async def _progress(self, observed: ObservedFineTune) -> Progress | None:
-        """What the running pod tells, if it answers; of several nodes the first speaks for all."""
+    async def _progress(self, ref: Ref, observed: ObservedFineTune) -> Progress | None:
+        """What the running pod tells, if it is time and it answers; of several nodes the first speaks for all."""
         pods = (pod for pod in observed.pods if pod.index == 0)
         running = next((pod for pod in pods if pod.phase == "Running" and not pod.is_deleting), None)
         if running is None or running.ip is None:
+            self.pace.leave(ref)
+            return None
+        if not self.pace.is_due(ref, asyncio.get_running_loop().time()):
             return None
         body = await self._poller.read(running.ip, PROGRESS_PORT, "/progress")
         try:
@@ -118,24 +132,24 @@ class Observer:
         except ValidationError:
             return None
 
-    async def _stuck(self, namespace: str, observed: ObservedFineTune) -> Stuck | None:
-        """Why a live Job has no running pod, as its events say it: statuses do not tell of Secrets and quotas."""
+    def _stuck(self, observed: ObservedFineTune) -> Stuck | None:
+        """Why a live Job has no running pod."""
         for job in observed.jobs:
             if not job.is_live or job.is_deleting or job.is_suspended:
                 continue
             pods = [pod for pod in observed.pods_of(job) if pod.is_live]
             if not pods:
-                return await self._stuck_event(namespace, job, "FailedCreate")
+                return self._complaints.about(job.uid)
             waiting = next((pod for pod in pods if pod.phase == "Pending"), None)
             if waiting is not None and waiting.stuck is None:
-                return await self._stuck_event(namespace, waiting, "FailedMount")
+                return self._complaints.about(waiting.uid)
         return None
 
     async def _stopped(self, namespace: str, observed: ObservedFineTune) -> str | None:
         """What Kueue said when it stopped a Job that it had let in."""
         for job in observed.jobs:
             if job.is_live and job.is_suspended and job.queue is not None:
-                return await self._event(namespace, job, "Stopped")
+                return await self._last_words(namespace, job, "Stopped")
         return None
 
     async def _held(self, object: FineTuneObject) -> frozenset[str]:
@@ -145,34 +159,11 @@ class Observer:
         current = {status.run.id for status in statuses if status.run is not None}
         return frozenset(current | {record.run_id for status in statuses for record in status.history})
 
-    async def _stuck_event(self, namespace: str, about: Job | Pod, reason: str) -> Stuck | None:
-        message = await self._event(namespace, about, reason)
-        if message is None:
-            return None
-        is_quota = "exceeded quota" in message
-        return Stuck(Reason.UNSCHEDULABLE if is_quota else Reason.CONFIG_MISSING, message)
-
-    async def _event(self, namespace: str, about: Job | Pod, reason: str) -> str | None:
-        """The newest message of the events of that reason."""
-        fields = f"involvedObject.uid={about.uid},reason={reason}"
+    async def _last_words(self, namespace: str, job: Job, reason: str) -> str | None:
+        """The newest message of the events of that reason about a Job."""
+        fields = f"involvedObject.uid={job.uid},reason={reason}"
         messages = [
             (item.get("lastTimestamp") or item.get("eventTime") or "", item.get("message", ""))
             async for item in self._cluster.list(Kind.EVENT, namespace, fields=fields)
         ]
         return max(messages)[1] if messages else None
-
-
-def _data(manifest: Manifest, key: str) -> Data | MissingData:
-    """One key of a ConfigMap, text or binary."""
-    texts, binaries = manifest.get("data") or {}, manifest.get("binaryData") or {}
-    if key in texts:
-        content = texts[key].encode()
-        return Data(texts[key], hashlib.sha256(content).hexdigest(), len(content))
-    if key in binaries:
-        content = base64.b64decode(binaries[key])
-        return Data(binaries[key], hashlib.sha256(content).hexdigest(), len(content), is_binary=True)
-    return MissingData(DataProblem.NO_KEY, tuple(sorted((*texts, *binaries))))
-
-
-def _size(item: Data | MissingData) -> int:
-    return item.size if isinstance(item, Data) else 0

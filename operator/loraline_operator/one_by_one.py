@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 from loraline_operator import observed, observed_claims
 from loraline_operator.actions import Manifest, Ref
-from loraline_operator.cluster import Cluster
+from loraline_operator.objects import Objects
 from loraline_operator.one_pass import KindPath
 
 
@@ -18,7 +18,7 @@ class OneByOne:
     """The way of fine-tunes, where the policy of their namespace limits GPUs."""
 
     path: KindPath
-    cluster: Cluster
+    objects: Objects
     is_limited: Callable[[str], bool]
     """Whether the GPUs of a namespace are limited."""
     locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
@@ -27,12 +27,13 @@ class OneByOne:
         """The objects that it refers to."""
         return self.path.targets(manifest)
 
-    async def run(self, manifest: Manifest) -> float | None:
-        """One pass; one that may start an attempt reads the object again when it is its turn."""
-        object = observed.finetune(manifest)
-        if not self.is_limited(object.meta.namespace) or observed_claims.has_attempt(object.status):
-            return await self.path.run(manifest)
-        lock = self.locks.setdefault(object.meta.namespace, asyncio.Lock())
+    async def run(self, ref: Ref) -> float | None:
+        """One pass; one that may start an attempt waits for its turn."""
+        manifest = self.objects.get(ref)
+        if manifest is None:
+            return None
+        if not self.is_limited(ref.namespace) or observed_claims.has_attempt(observed.finetune(manifest).status):
+            return await self.path.run(ref)
+        lock = self.locks.setdefault(ref.namespace, asyncio.Lock())
         async with lock:
-            current = await self.cluster.get(object.ref)
-            return await self.path.run(current) if current is not None else None
+            return await self.path.run(ref)

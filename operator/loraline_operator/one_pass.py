@@ -1,6 +1,8 @@
 """One pass over one object: observe, plan, apply, one status write if it differs, then events. The same for both kinds.
 
-When passes happen is `reconcile`'s business; what is planned is the planners'.
+A first look costs no request: it plans from copies, which may be late. Most passes end there, or with a status write
+that the API server refuses when the object has changed. A plan that acts, or decides about runs, is made again from a
+look that is sure. When passes happen is `reconcile`'s business; what is planned is the planners'.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
 from loraline_api import API_VERSION
-from loraline_operator import errors, manifests_event, observed
+from loraline_operator import errors, manifests_event, naming, observed
 from loraline_operator.actions import Action, Create, Delete, Event, Kind, Manifest, Patch, Plan, Ref
 from loraline_operator.cluster import Cluster
+from loraline_operator.look import Depth
+from loraline_operator.objects import Objects
 from loraline_operator.observed import CustomObject, SpecT, StatusT
 from loraline_operator.settings import Settings
 
@@ -29,8 +33,23 @@ class KindPath(Protocol):
     def targets(self, manifest: Manifest) -> Iterable[Ref]:
         """The objects that it refers to: when one changes, it has to be looked at."""
 
-    async def run(self, manifest: Manifest) -> float | None:
+    async def run(self, ref: Ref) -> float | None:
         """One pass; returns the seconds until the next, if it wants one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look(Generic[SpecT, StatusT, ObservedT]):
+    """What a pass sees, and what it would do about it."""
+
+    manifest: Manifest
+    object: CustomObject[SpecT, StatusT]
+    seen: ObservedT
+    plan: Plan[StatusT]
+
+    @property
+    def changes_status(self) -> bool:
+        """Whether the status has to be written."""
+        return self.plan.status is not None and self.plan.status != self.object.status
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,37 +57,108 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
     """A kind's way through a pass."""
 
     cluster: Cluster
+    objects: Objects
     settings: Settings
     parse: Callable[[Manifest], CustomObject[SpecT, StatusT]]
     refers_to: Callable[[CustomObject[SpecT, StatusT]], Iterable[Ref]]
-    observe: Callable[[CustomObject[SpecT, StatusT]], Awaitable[ObservedT]]
+    least_depth: Depth
+    """SURE where there are no copies to look at."""
+    observe: Callable[[CustomObject[SpecT, StatusT], Depth, ObservedT | None], Awaitable[ObservedT]]
+    """Sees the children; the last argument is the earlier look of the same pass."""
     plan: Callable[[CustomObject[SpecT, StatusT], ObservedT, Settings, datetime], Plan[StatusT]]
     with_conflict: Callable[[ObservedT, str], ObservedT]
+    only_tells: Callable[[StatusT, StatusT], bool]
+    """Whether a new status only tells what is seen, and decides nothing that later passes build on."""
+    wrote: Callable[[Ref, Manifest], None]
+    """Takes a child that this pass has created or met."""
+    told: Callable[[Ref], None]
+    """Called when the status was written, for those that follow the object."""
+    refers: Callable[[Ref, Iterable[Ref]], None]
+    """Takes what the object refers to."""
 
     def targets(self, manifest: Manifest) -> Iterable[Ref]:
         """The objects that it refers to."""
         return self.refers_to(self.parse(manifest))
 
-    async def run(self, manifest: Manifest) -> float | None:
-        """One pass over the object as just read."""
+    async def run(self, ref: Ref) -> float | None:
+        """One pass over the object.
+
+        Raises:
+            errors.NotFound: it is gone, and the watch has not said so yet.
+            errors.Conflict: it, or a child, changed twice while the pass looked at it.
+        """
+        manifest = self.objects.get(ref)
+        if manifest is None:
+            return None
+        try:
+            return await self._carry_out(await self._decided(ref, manifest))
+        except errors.Conflict:
+            return await self._carry_out(await self._look(await self._read(ref), Depth.SURE))
+
+    async def _decided(self, ref: Ref, manifest: Manifest) -> Look[SpecT, StatusT, ObservedT]:
+        """The look on which the pass acts."""
+        if self.least_depth is Depth.SURE:
+            return await self._look(await self._read(ref), Depth.SURE)
+        look = await self._look(manifest, Depth.COPIES)
+        if _begins(look):
+            return await self._look(await self._begun(look), Depth.NEW)
+        if look.plan.actions or (look.changes_status and not self._only_tells(look)):
+            return await self._look(await self._read(ref), Depth.SURE, look.seen)
+        return look
+
+    def _only_tells(self, look: Look[SpecT, StatusT, ObservedT]) -> bool:
+        return look.plan.status is None or self.only_tells(look.object.status, look.plan.status)
+
+    async def _read(self, ref: Ref) -> Manifest:
+        """The object as it is now, or as it was seen last if that is newer."""
+        manifest = await self.cluster.get(ref)
+        if manifest is None:
+            raise errors.NotFound(f"{ref} is not there")
+        self.objects.put(ref, manifest)
+        return self.objects.get(ref) or manifest
+
+    async def _look(
+        self, manifest: Manifest, depth: Depth, before: ObservedT | None = None
+    ) -> Look[SpecT, StatusT, ObservedT]:
         object = self.parse(manifest)
-        seen = await self.observe(object)
-        plan = self.plan(object, seen, self.settings, datetime.now(UTC))
+        self.refers(object.ref, self.refers_to(object))
+        seen = await self.observe(object, depth, before)
+        return Look(manifest, object, seen, self.plan(object, seen, self.settings, datetime.now(UTC)))
+
+    async def _begun(self, look: Look[SpecT, StatusT, ObservedT]) -> Manifest:
+        """The object with our finalizer, which it got now: so nothing that we made can belong to it yet."""
+        await self._apply(look.object, look.plan.actions)
+        return self.objects.get(look.object.ref) or look.manifest
+
+    async def _carry_out(self, look: Look[SpecT, StatusT, ObservedT]) -> float | None:
+        """Does what the plan says; returns the seconds until the next pass."""
+        object, plan = look.object, look.plan
         try:
             await self._apply(object, plan.actions)
         except (errors.NameConflict, errors.NamespaceEnds) as refusal:
             if isinstance(refusal, errors.NamespaceEnds) and not object.meta.is_deleting:
                 raise errors.Transient(str(refusal)) from refusal  # the object's own deletion follows
-            plan = self.plan(object, self.with_conflict(seen, str(refusal)), self.settings, datetime.now(UTC))
+            seen = self.with_conflict(look.seen, str(refusal))
+            plan = self.plan(object, seen, self.settings, datetime.now(UTC))
+            look = Look(look.manifest, object, seen, plan)
             if object.meta.is_deleting:
                 await self._apply(object, plan.actions)
-        is_news = plan.status is None or plan.status != object.status
-        if plan.status is not None and is_news:
-            body = manifest | {"status": plan.status.dump()}
-            await self.cluster.replace(object.ref, body, subresource="status")
-        for event in plan.events if is_news else ():
+        if look.changes_status:
+            await self._write_status(look)
+        for event in plan.events if look.changes_status or plan.status is None else ():
             await self._post(object, event)
+        if look.changes_status and plan.requeue_after_s is None:
+            return 0  # its own event will be no news
         return plan.requeue_after_s
+
+    async def _write_status(self, look: Look[SpecT, StatusT, ObservedT]) -> None:
+        assert look.plan.status is not None
+        ref, metadata = look.object.ref, look.manifest["metadata"]
+        body = look.manifest | {"status": look.plan.status.dump()}
+        kept = {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")}
+        answer = await self.cluster.replace(ref, body | {"metadata": kept}, subresource="status")
+        self.objects.put(ref, body | {"metadata": answer["metadata"]})
+        self.told(ref)
 
     async def _apply(self, object: CustomObject[SpecT, StatusT], actions: tuple[Action, ...]) -> None:
         for action in actions:
@@ -77,7 +167,9 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
                 case Create(ref, manifest):
                     await self._create(object, ref, manifest)
                 case Patch(ref, patch, uid, resource_version):
-                    await self.cluster.patch(ref, patch, uid=uid, resource_version=resource_version)
+                    answer = await self.cluster.patch(ref, patch, uid=uid, resource_version=resource_version)
+                    if ref == object.ref:
+                        self.objects.put(ref, answer)
                 case Delete(ref, uid):
                     await self.cluster.delete(ref, uid)
 
@@ -89,7 +181,8 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
             errors.Transient: one of that name is being deleted.
         """
         try:
-            await self.cluster.create(ref, manifest)
+            answer = await self.cluster.create(ref, manifest)
+            self.wrote(ref, manifest | {"metadata": answer["metadata"]})
         except errors.AlreadyExists as error:
             existing = await self.cluster.get(ref)
             if existing is None:
@@ -99,6 +192,7 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
                 raise errors.NameConflict(f"{ref.kind} {ref.name}") from error
             if meta.is_deleting:
                 raise errors.Transient(f"{ref} is being deleted") from error
+            self.wrote(ref, existing)
 
     async def _post(self, object: CustomObject[SpecT, StatusT], event: Event) -> None:
         """Posts an event; one that cannot be posted is not worth a retry, as the status says the same."""
@@ -111,3 +205,11 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
             await self.cluster.create(Ref(Kind.EVENT, meta.namespace, ""), manifest)
         except errors.ApiError as error:
             logger.warning("%s: event %s not posted: %s", object.ref, event.reason, error)
+
+
+def _begins(look: Look[SpecT, StatusT, ObservedT]) -> bool:
+    """Whether all that the plan does is to give the object our finalizer."""
+    actions = look.plan.actions
+    has_finalizer = naming.FINALIZER in look.object.meta.finalizers
+    is_patch = len(actions) == 1 and isinstance(actions[0], Patch) and actions[0].ref == look.object.ref
+    return is_patch and not has_finalizer and look.plan.status is None

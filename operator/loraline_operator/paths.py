@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
 from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus
@@ -16,8 +17,12 @@ from loraline_operator import (
     plan_finetune,
     references,
 )
-from loraline_operator.actions import Kind, Ref
+from loraline_operator.actions import Kind, Manifest, Plan, Ref
+from loraline_operator.children import Children
 from loraline_operator.cluster import Cluster
+from loraline_operator.complaints import Complaints
+from loraline_operator.look import Depth
+from loraline_operator.objects import Objects
 from loraline_operator.observe_claims import ClaimsReader
 from loraline_operator.observed import DeploymentObject, FineTuneObject
 from loraline_operator.observed_deployment import ObservedDeployment
@@ -28,32 +33,94 @@ from loraline_operator.policy_store import PolicyStore
 from loraline_operator.poll import Poller
 from loraline_operator.settings import Settings
 
+WORDS = ("progress", "display", "phase", "conditions", "observed_generation")
+"""What a fine-tune's status tells; the rest decides about runs."""
 
-def paths(cluster: Cluster, poller: Poller, settings: Settings, policies: PolicyStore) -> Mapping[Kind, KindPath]:
-    """The way of each of our kinds, judged by the policy that is in force then."""
 
-    def is_limited(namespace: str) -> bool:
-        return policies.current.of(namespace).limits.gpus is not None
+@dataclass(frozen=True, slots=True)
+class World:
+    """What passes see and write through."""
 
-    finetunes: Path[LoraFineTuneSpec, LoraFineTuneStatus, ObservedFineTune] = Path(
-        cluster=cluster,
+    cluster: Cluster
+    poller: Poller
+    policies: PolicyStore
+    objects: Objects
+    children: Children
+    complaints: Complaints
+    told: Callable[[Ref], None]
+    """Called with an object whose status was written, for those that follow it."""
+    refers: Callable[[Ref, Iterable[Ref]], None]
+    """Called with an object and what it refers to."""
+
+    def is_limited(self, namespace: str) -> bool:
+        """Whether the policy in force limits the GPUs of a namespace."""
+        return self.policies.current.of(namespace).limits.gpus is not None
+
+
+def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finetune.Observer]:
+    """The way of fine-tunes, judged by the policy that is in force then, and what observes them."""
+    claims = ClaimsReader(world.cluster, world.is_limited)
+    observer = observe_finetune.Observer(
+        world.cluster, world.poller, world.children, world.complaints, claims=claims, settings=settings
+    )
+
+    def plan(
+        object: FineTuneObject, seen: ObservedFineTune, settings: Settings, now: datetime
+    ) -> Plan[LoraFineTuneStatus]:
+        paced = replace(settings, progress_interval_s=observer.pace.interval_s)
+        return plan_finetune.plan(object, seen, paced, now, world.policies.current)
+
+    path: Path[LoraFineTuneSpec, LoraFineTuneStatus, ObservedFineTune] = Path(
+        cluster=world.cluster,
+        objects=world.objects,
         settings=settings,
         parse=observed.finetune,
         refers_to=_finetune_targets,
-        observe=observe_finetune.Observer(cluster, poller, ClaimsReader(cluster, is_limited)).observe,
-        plan=lambda object, seen, settings, now: plan_finetune.plan(object, seen, settings, now, policies.current),
+        least_depth=Depth.COPIES,
+        observe=observer.observe,
+        plan=plan,
         with_conflict=lambda seen, name: replace(seen, conflict=name),
+        only_tells=_only_words,
+        wrote=world.children.wrote,
+        told=world.told,
+        refers=world.refers,
     )
-    deployments: Path[AdapterDeploymentSpec, AdapterDeploymentStatus, ObservedDeployment] = Path(
-        cluster=cluster,
+    return OneByOne(path, world.objects, world.is_limited), observer
+
+
+def deployments(world: World, settings: Settings) -> KindPath:
+    """The way of AdapterDeployments: few, and each pass reads all."""
+    observer = observe_deployment.Observer(world.cluster, world.poller)
+
+    async def observe(object: DeploymentObject, _: Depth, __: ObservedDeployment | None) -> ObservedDeployment:
+        return await observer.observe(object)
+
+    path: Path[AdapterDeploymentSpec, AdapterDeploymentStatus, ObservedDeployment] = Path(
+        cluster=world.cluster,
+        objects=world.objects,
         settings=settings,
         parse=observed.deployment,
         refers_to=_finetunes_of,
-        observe=observe_deployment.Observer(cluster, poller).observe,
-        plan=lambda object, seen, settings, now: plan_deployment.plan(object, seen, settings, now, policies.current),
+        least_depth=Depth.SURE,
+        observe=observe,
+        plan=lambda object, seen, settings, now: plan_deployment.plan(
+            object, seen, settings, now, world.policies.current
+        ),
         with_conflict=lambda seen, name: replace(seen, conflict=name),
+        only_tells=lambda old, new: True,
+        wrote=_forget,
+        told=world.told,
+        refers=world.refers,
     )
-    return {Kind.FINE_TUNE: OneByOne(finetunes, cluster, is_limited), Kind.ADAPTER_DEPLOYMENT: deployments}
+    return path
+
+
+def _only_words(old: LoraFineTuneStatus, new: LoraFineTuneStatus) -> bool:
+    return new.model_copy(update={name: getattr(old, name) for name in WORDS}) == old
+
+
+def _forget(ref: Ref, manifest: Manifest) -> None:
+    """Children of AdapterDeployments are not kept."""
 
 
 def _finetune_targets(finetune: FineTuneObject) -> Iterable[Ref]:

@@ -16,8 +16,8 @@ from loraline_operator.observed_finetune import Job
 from loraline_operator.plan_conditions import Phase
 from loraline_operator.plan_decision import Decision, Look, what
 
-PENDING_INTERVAL_S = 10.0
-"""Time between two looks for why a pod does not start: a missing Secret makes no event on the pod's status."""
+PENDING_INTERVAL_S = 60.0
+"""Time between two looks at a pod that does not start; what keeps it comes sooner, by watches."""
 
 
 def watch(look: Look, run: RunRef, job: Job, deletions: tuple[Action, ...]) -> Decision:

@@ -72,8 +72,10 @@ class PolicyStore:
             try:
                 if await self.load():
                     await changed()
-                async for _ in self._cluster.watch(self._ref):
-                    if await self.load():
+                async for kind, _ in self._cluster.watch(
+                    self._ref.kind, self._ref.namespace, fields=f"metadata.name={self._ref.name}"
+                ):
+                    if kind != "BOOKMARK" and await self.load():
                         await changed()
             except errors.ApiError as error:
                 logger.warning("%s: %s; again in %.0f s", self._ref, error, RETRY_S)

@@ -1,6 +1,6 @@
 """The level-triggered loop: keys from the queue become passes, and a resync lets every object run once in a while.
 
-What a pass does is in `one_pass`; events come in through `handlers`.
+What a pass does is in `one_pass`; events come in through `handlers` and the reflectors.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-from loraline_operator import errors, metrics
+from loraline_operator import errors, metrics, observed
 from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.cluster import Cluster
+from loraline_operator.objects import Objects
 from loraline_operator.one_pass import KindPath
 from loraline_operator.queue import WorkQueue
 from loraline_operator.references import References
+from loraline_operator.reflector import Reflector
 from loraline_operator.settings import Settings
 
 LIST_RETRY_S = 2.0
@@ -38,14 +40,35 @@ class Health:
 class Reconciler:
     """Reconciles the objects whose keys the queue brings."""
 
-    def __init__(self, cluster: Cluster, paths: Mapping[Kind, KindPath], queue: WorkQueue, settings: Settings) -> None:
+    def __init__(self, cluster: Cluster, objects: Objects, queue: WorkQueue, settings: Settings) -> None:
         self.health = Health()
+        self.paths: Mapping[Kind, KindPath] = {}
+        self.reflectors: Sequence[Reflector] = ()
+        self.forget_data: Callable[[Ref], None] = lambda _: None
         self._cluster = cluster
-        self._paths = paths
+        self._objects = objects
         self._queue = queue
         self._settings = settings
-        self._references = References()
+        self.references = References()
         self._news: dict[Ref, Hashable] = {}
+        self._soon = asyncio.Event()
+        cluster.recovered = self._soon.set
+
+    def seen(self, ref: Ref, manifest: Manifest) -> None:
+        """One of our objects is there; its own writes come back as events, and are no news."""
+        if self._objects.put(ref, manifest):
+            self.changed(ref, observed.news(ref.kind, manifest))
+
+    def gone(self, ref: Ref, manifest: Manifest) -> None:
+        """One of our objects is there no longer."""
+        self._objects.remove(ref, int(manifest["metadata"]["resourceVersion"]))
+        self.changed(ref)
+
+    def told(self, ref: Ref) -> None:
+        """The status of an object was written: what refers to it runs if that is news to it."""
+        manifest = self._objects.get(ref)
+        if manifest is not None:
+            self._pass_on(ref, observed.news(ref.kind, manifest))
 
     def changed(self, ref: Ref, news: Hashable = None) -> None:
         """Something happened to an object: it runs if it is ours, and what refers to it does if it can have news of it.
@@ -54,14 +77,19 @@ class Reconciler:
             news: what those who refer to it look at; None where that is not known.
         """
         self.health.seen_at[ref.kind] = asyncio.get_running_loop().time()
-        if ref.kind in self._paths:
+        if ref.kind is Kind.CONFIG_MAP:
+            self.forget_data(ref)
+        if ref.kind in self.paths:
             self._queue.add(ref)
+        self._pass_on(ref, news)
+
+    def _pass_on(self, ref: Ref, news: Hashable) -> None:
         if news is not None and self._news.get(ref) == news:
             return
         self._news.pop(ref, None)
         if news is not None:
             self._news[ref] = news
-        for source in self._references.to(ref):
+        for source in self.references.to(ref):
             self._queue.add(source)
 
     async def work(self) -> None:
@@ -90,65 +118,84 @@ class Reconciler:
             finally:
                 self._queue.done(key)
 
-    async def resync(self) -> None:
-        """Lists everything for ever, soon again while the lists are refused."""
-        while True:
-            if await self.list_all():
-                await asyncio.sleep(self._settings.resync_interval_s)
-            else:
-                await asyncio.sleep(LIST_RETRY_S)
+    async def follow(self, versions: Sequence[Mapping[str | None, str]]) -> None:
+        """Keeps the copies of children up to date, from the versions that `list_all` gave."""
+        async with asyncio.TaskGroup() as group:
+            for reflector, version in zip(self.reflectors, versions, strict=True):
+                group.create_task(reflector.run(version))
 
-    async def list_all(self) -> bool:
-        """Lists both kinds, lets each object run and forgets those that are gone; False when a list was refused."""
+    async def resync(self) -> None:
+        """Lists everything for ever: once in a while, after an outage, and soon again while lists are refused."""
+        is_done = True
+        while True:
+            try:
+                wait_s = self._settings.resync_interval_s if is_done else LIST_RETRY_S
+                await asyncio.wait_for(self._soon.wait(), wait_s)
+            except TimeoutError:
+                pass
+            self._soon.clear()
+            is_done = await self.list_all() is not None
+
+    async def list_all(self) -> Sequence[Mapping[str | None, str]] | None:
+        """Lists both kinds and all children, lets each object run and forgets those that are gone.
+
+        Returns the versions to watch the children from, or None when a list was refused.
+        """
         loop = asyncio.get_running_loop()
         self.health.tried_at = loop.time()
-        keys: set[Ref] = set()
         phases: Counter[str] = Counter()
+        keys: set[Ref] = set()
         try:
-            for kind in self._paths:
+            versions = [await reflector.relist() for reflector in self.reflectors]
+            for kind in self.paths:
                 for namespace in self._settings.namespaces or (None,):
-                    await self._list(kind, namespace, keys, phases)
+                    keys |= await self._list(kind, namespace, phases)
         except errors.NotFound as error:
             self.health.problem = f"{error}: the CRDs of Loraline are not installed; install the chart's crds/"
             self.health.listed_at = None
             logger.warning("%s", self.health.problem)
-            return False
+            return None
         except errors.ApiError as error:
             self.health.problem = str(error)
             logger.warning("resync: %s", error)
-            return False
-        for ghost in self._references.keep_only(keys):
+            return None
+        for ghost in self.references.keep_only(keys):
             self._queue.forget(ghost)
         self._news = {ref: news for ref, news in self._news.items() if ref in keys}
         metrics.count_finetunes(phases)
         for key in sorted(keys):
             self._queue.add(key)
         self.health.listed_at = loop.time()
-        return True
+        return versions
 
-    async def _list(self, kind: Kind, namespace: str | None, keys: set[Ref], phases: Counter[str]) -> None:
-        async for manifest in self._cluster.list(kind, namespace):
-            ref = Ref(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
-            keys.add(ref)
-            self._references.set(ref, self._targets(ref, manifest))
-            if kind is Kind.FINE_TUNE:
-                phases[(manifest.get("status") or {}).get("phase", "Pending")] += 1
+    async def _list(self, kind: Kind, namespace: str | None, phases: Counter[str]) -> set[Ref]:
+        keys: set[Ref] = set()
+        version = 0
+        async for page in self._cluster.pages(kind, namespace):
+            version = int(page.version)
+            for manifest in page.items:
+                ref = Ref(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+                keys.add(ref)
+                self._objects.put(ref, manifest)
+                self.references.set(ref, self._targets(ref, manifest))
+                if kind is Kind.FINE_TUNE:
+                    phases[(manifest.get("status") or {}).get("phase", "Pending")] += 1
+        for ghost in self._objects.keep_only(kind, namespace, keys, version):
+            self._queue.add(ghost)
+        return keys
 
     def _targets(self, ref: Ref, manifest: Manifest) -> Iterable[Ref]:
         """What an object refers to; one that cannot be read never stops the resync of all others."""
         try:
-            return self._paths[ref.kind].targets(manifest)
+            return self.paths[ref.kind].targets(manifest)
         except ValueError as error:
             logger.warning("%s: its references cannot be read: %s", ref, error)
             return ()
 
     async def _reconcile(self, key: Ref) -> float | None:
-        """One pass over one object, as it is now."""
-        manifest = await self._cluster.get(key)
-        if manifest is None:
-            self._references.set(key, ())
+        """One pass over one object."""
+        if key not in self._objects:
+            self.references.set(key, ())
             self._queue.forget(key)
             return None
-        path = self._paths[key.kind]
-        self._references.set(key, path.targets(manifest))
-        return await path.run(manifest)
+        return await self.paths[key.kind].run(key)

@@ -34,6 +34,9 @@ class Settings:
     progress_interval_s: float = 3.0
     """Time between two looks at a running attempt; each that shows news is a status write."""
 
+    progress_per_s: float = 4.0
+    """Looks at running attempts in a second, over all of them: with many running, each is looked at less often."""
+
     dataset_interval_s: float = 15.0
     """Time between two looks for a ConfigMap that is not there."""
 

@@ -1,0 +1,1 @@
+"""Benchmarks: each has a folder, a verb of make, and figures in build/."""

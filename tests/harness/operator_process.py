@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +35,9 @@ OPERATOR_NAMESPACE = "loraline-system"
 LEASE = Ref(Kind.LEASE, OPERATOR_NAMESPACE, lease.NAME)
 VERSION = "4c47e0cfb45a"
 LIMIT_S = 90.0
+PATIENCE_S: ContextVar[float] = ContextVar("patience_s", default=LIMIT_S)
+"""Longest wait of `eventually`, unless it is told another."""
+
 STEP_S = 0.05
 
 T = TypeVar("T")
@@ -67,15 +71,21 @@ def through(door: Door, folder: Path) -> Path:
     return path
 
 
-async def eventually(look: Callable[[], Awaitable[T | None]], what: str, limit_s: float = LIMIT_S) -> T:
-    """The first result that is not None or False."""
+async def eventually(
+    look: Callable[[], Awaitable[T | None]],
+    what: str,
+    limit_s: float | None = None,
+    last: Callable[[], object] = str,
+) -> T:
+    """The first result that is not None or False; `last` tells what was there when the time is over."""
+    limit_s = limit_s or PATIENCE_S.get()
     end = asyncio.get_running_loop().time() + limit_s
     while True:
         result = await look()
         if result:
             return result
         if asyncio.get_running_loop().time() > end:
-            raise AssertionError(f"not within {limit_s:.0f} s: {what}")
+            raise AssertionError(f"not within {limit_s:.0f} s: {what} {last()}")
         await asyncio.sleep(STEP_S)
 
 
@@ -87,6 +97,7 @@ class OperatorProcess:
     log: Path
     port: int = field(default_factory=fixture.free_port)
     arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
     process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -94,17 +105,22 @@ class OperatorProcess:
         paths = os.pathsep.join(str(REPOSITORY / folder) for folder in ("crds", "operator"))
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-W", "error", "-m", "loraline_operator", "run"),
-                *("--trainer-image", "trainer:1", "--switchboard-image", "operator:1", "--server-image", "vllm:1"),
-                *("--namespace", OPERATOR_NAMESPACE, "--listen", f"127.0.0.1:{self.port}"),
-                *("--progress-interval-s", "0.5", "--dataset-interval-s", "1"),
-                *("--lease-duration-s", "60"),  # a starved machine must not end a test's leader
-                *self.arguments,
-                env={**os.environ, "KUBECONFIG": str(self.kubeconfig), "PYTHONPATH": paths},
+                *(sys.executable, "-W", "error", "-m", "loraline_operator", *self.command()),
+                env={**os.environ, "KUBECONFIG": str(self.kubeconfig), "PYTHONPATH": paths, **self.environment},
                 stdout=log,
                 stderr=log,
             )
+
+    def command(self) -> tuple[str, ...]:
+        """What its program is told."""
+        return (
+            "run",
+            *("--trainer-image", "trainer:1", "--switchboard-image", "operator:1", "--server-image", "vllm:1"),
+            *("--namespace", OPERATOR_NAMESPACE, "--listen", f"127.0.0.1:{self.port}"),
+            *("--progress-interval-s", "0.5", "--dataset-interval-s", "1"),
+            *("--lease-duration-s", "60"),  # a starved machine must not end a test's leader
+            *self.arguments,
+        )
 
     @property
     def is_running(self) -> bool:
@@ -283,20 +299,34 @@ class Tenant:
         return await self.start_this(await self.pod(job, finetune), ip)
 
     async def end_pod(
-        self, code: int, message: str = "", *, reason: str = "Error", job: str | None = None, text: str | None = None
+        self,
+        code: int,
+        message: str = "",
+        *,
+        reason: str = "Error",
+        job: str | None = None,
+        text: str | None = None,
+        version: str = VERSION,
     ) -> Manifest:
         """The kubelet's part: the container has ended with this exit code and termination message."""
-        return await self.end_this(await self.pod(job), code, message, reason=reason, text=text)
+        return await self.end_this(await self.pod(job), code, message, reason=reason, text=text, version=version)
 
     async def end_this(
-        self, pod: Manifest, code: int, message: str = "", *, reason: str = "Error", text: str | None = None
+        self,
+        pod: Manifest,
+        code: int,
+        message: str = "",
+        *,
+        reason: str = "Error",
+        text: str | None = None,
+        version: str = VERSION,
     ) -> Manifest:
         """The same for a pod that is known."""
         run_id = pod["metadata"]["labels"].get("loraline.dev/run", "")  # the pod that deletes the output has none
         outcome = Outcome(run_id=run_id, exit_code=code, message=message)
         if code == 0:
-            uri = f"s3://adapters/tickets/adapters/{VERSION}"
-            outcome = Outcome(run_id=run_id, exit_code=0, version=VERSION, uri=uri, steps=24, train_loss="0.03")
+            uri = f"s3://adapters/tickets/adapters/{version}"
+            outcome = Outcome(run_id=run_id, exit_code=0, version=version, uri=uri, steps=24, train_loss="0.03")
         words = outcome.encode().decode() if text is None else text
         times = {"startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:01Z"}
         ended = {"exitCode": code, "message": words, "reason": "Completed" if code == 0 else reason, **times}

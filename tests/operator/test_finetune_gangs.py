@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
-from harness.operator_process import Replicas, Tenant, eventually
+from harness.operator_process import PodGone, Replicas, Tenant, eventually
 from loraline_operator.actions import Kind, Manifest
 
 TWO = {"gpus": 0, "nodes": 2}
@@ -34,7 +35,11 @@ async def test_two_nodes_find_each_other_by_name_and_end_as_one(tenant: Tenant) 
         assert (environment["PET_NNODES"], environment["PET_MASTER_ADDR"]) == ("2", host)
     assert host == f"{job}-0.{service}"
     await tenant.start_this(first)
-    assert "1 of 2 pods run" in (await tenant.until("Pending", "Unschedulable")).conditions[0].message
+
+    async def half_is_told() -> bool:
+        return "1 of 2 pods run" in (await tenant.until("Pending", "Unschedulable")).conditions[0].message
+
+    await eventually(half_is_told, "1 of 2 pods run")
     await tenant.start_this(second)
     await tenant.until("Running")
     await tenant.end_this(second, 0)
@@ -93,6 +98,14 @@ async def test_two_runs_that_hold_half_of_what_the_other_needs_both_end_well(
     seen: set[str] = set()
 
     async def schedule() -> bool:
+        with contextlib.suppress(PodGone):  # taken back as it was given its node
+            await give_nodes()
+        statuses = [await tenant.status(name) for name in ("one", "other")]
+        seen.update(condition.reason for status in statuses for condition in status.conditions)
+        await asyncio.sleep(0.2)
+        return all(status.phase == "Succeeded" for status in statuses)
+
+    async def give_nodes() -> None:
         pods = [await tenant.live_pods(name) for name in ("one", "other")]
         for group in pods:
             if len(group) == 2 and all(pod["status"]["phase"] == "Running" for pod in group):
@@ -102,10 +115,6 @@ async def test_two_runs_that_hold_half_of_what_the_other_needs_both_end_well(
         waiting = [pod for group in pods for pod in group if pod["status"]["phase"] == "Pending"]
         for pod in waiting[: 2 - running]:
             await tenant.start_this(pod)
-        statuses = [await tenant.status(name) for name in ("one", "other")]
-        seen.update(condition.reason for status in statuses for condition in status.conditions)
-        await asyncio.sleep(0.2)
-        return all(status.phase == "Succeeded" for status in statuses)
 
     await eventually(schedule, "both runs succeed")
     assert "GangTimeout" in seen

@@ -269,7 +269,7 @@ def _create(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data]) 
 def _watch(look: Look, run: RunRef, job: Job) -> Decision:
     """An attempt that has not ended: running, or why not yet."""
     actions = _stray_deletions(look, job.name)
-    run = run.model_copy(update={"retry_time": None})
+    run = run.model_copy(update={"retry_time": None, "admitted": True})  # its Job would not be there otherwise
     status = _with_run(look, run, job_name=job.name)
     own = look.observed.pods_of(job)
     pods = [pod for pod in own if pod.is_live]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
@@ -75,6 +75,8 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
     """Called when the status was written, for those that follow the object."""
     refers: Callable[[Ref, Iterable[Ref]], None]
     """Takes what the object refers to."""
+    unsure: set[Ref] = field(default_factory=set)
+    """Objects whose last pass broke off: a write whose answer was lost may have been done."""
 
     def targets(self, manifest: Manifest) -> Iterable[Ref]:
         """The objects that it refers to."""
@@ -94,10 +96,14 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
             return await self._carry_out(await self._decided(ref, manifest))
         except errors.Conflict:
             return await self._carry_out(await self._look(await self._read(ref), Depth.SURE))
+        except errors.Transient:
+            self.unsure.add(ref)
+            raise
 
     async def _decided(self, ref: Ref, manifest: Manifest) -> Look[SpecT, StatusT, ObservedT]:
         """The look on which the pass acts."""
-        if self.least_depth is Depth.SURE:
+        if self.least_depth is Depth.SURE or ref in self.unsure:
+            self.unsure.discard(ref)
             return await self._look(await self._read(ref), Depth.SURE)
         look = await self._look(manifest, Depth.COPIES)
         if _begins(look):

@@ -22,7 +22,7 @@ PENDING_INTERVAL_S = 60.0
 
 def watch(look: Look, run: RunRef, job: Job, deletions: tuple[Action, ...]) -> Decision:
     """What is told of the attempt of this live Job; `deletions` are those of all others."""
-    run = run.model_copy(update={"retry_time": None})
+    run = run.model_copy(update={"retry_time": None, "admitted": True})  # its Job would not be there otherwise
     status = look.status.model_copy(update={"run": run.model_copy(update={"job_name": job.name})})
     if not job.is_deleting and not job.is_suspended:
         running = _running(look, run, job)

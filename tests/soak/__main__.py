@@ -24,6 +24,7 @@ from typing import Any
 from cluster import fixture
 from loraline_api.finetune import Checkpoint
 from loraline_api.outcome import ExitCode
+from soak import process
 from tools import tiny_model
 from trainer.builders import BUCKET, SMALL, Pod, free_port, recipe, sums
 
@@ -43,14 +44,6 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 PATIENCE_S = 600.0
 PROCESSES = multiprocessing.get_context("forkserver")
-
-
-def attempt(root: Path, port: int, checkpoint: Checkpoint) -> None:
-    """One attempt of a pod, as `loraline-train job` makes it; the body of a process."""
-    from loraline_trainer import job
-    from loraline_trainer.settings import Settings
-
-    sys.exit(job.main(Settings(checkpoint=checkpoint), root, port))
 
 
 class Soak:
@@ -88,28 +81,28 @@ class Soak:
         while True:
             port = free_port()
             checkpoint = Checkpoint(interval=self._dice.randint(1, 12), keep=self._dice.randint(1, 3))
-            process = PROCESSES.Process(target=attempt, args=(pod.root, port, checkpoint))
-            process.start()
-            code = self._ended(process, port, self._dice.randint(0, STEPS + 5) if may_kill else None)
+            started = PROCESSES.Process(target=process.attempt, args=(pod.root, port, checkpoint))
+            started.start()
+            code = self._ended(started, port, self._dice.randint(0, STEPS + 5) if may_kill else None)
             if code == ExitCode.SUCCEEDED:
                 (adapter,) = (self._server.data / BUCKET / name / "adapters").iterdir()
                 return adapter
             assert code in (ExitCode.INTERRUPTED, -signal.SIGKILL), f"{kind}: exit code {code}"
 
-    def _ended(self, process: BaseProcess, port: int, kill_at: int | None) -> int:
+    def _ended(self, started: BaseProcess, port: int, kill_at: int | None) -> int:
         """The exit code of an attempt; kills it at that step, or soon after."""
         deadline = time.monotonic() + PATIENCE_S
         signalled = kill_at is None
-        while process.is_alive():
+        while started.is_alive():
             assert time.monotonic() < deadline, f"an attempt takes longer than {PATIENCE_S:.0f} s"
             if not signalled and kill_at is not None and step_at(port) >= kill_at:
                 number = self._dice.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
                 time.sleep(self._dice.uniform(0, 0.2))
-                (process.kill if number is signal.SIGKILL else process.terminate)()
+                (started.kill if number is signal.SIGKILL else started.terminate)()
                 signalled = True
                 self.kills[number.name] += 1
-            process.join(0.02)
-        return process.exitcode or 0
+            started.join(0.02)
+        return started.exitcode or 0
 
 
 def step_at(port: int) -> int:
@@ -128,7 +121,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="how long; the run in progress is finished")
     parser.add_argument("--seed", type=int, default=1, help="of the steps and signals")
     options = parser.parse_args()
-    PROCESSES.set_forkserver_preload(["loraline_trainer.job"])
+    PROCESSES.set_forkserver_preload(["soak.process"])
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     with fixture.s3_server(folder / "s3") as server:

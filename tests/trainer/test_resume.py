@@ -64,6 +64,7 @@ def test_an_interrupted_run_ends_in_the_same_adapter(pod: Pod, lines: str, chang
         lambda: killed_after(3),  # goes back to the checkpoint of step 2
         lambda: sigterm_within(4),  # within the accumulation of a step
         lambda: sigterm_after(5),  # the end of an epoch
+        lambda: sigterm_within(6),  # before anything new is done: the checkpoint stays as it is
     ]
     for attempt, interruption in enumerate(chain, 1):
         with interruption():
@@ -144,7 +145,7 @@ def test_s3_that_is_down_costs_checkpoints_and_not_the_run(
                 running.enter_context(fixture.s3_server(folder, port))
 
         with at_each_step(fail):
-            told = pod.attempt(checkpoint=Checkpoint(interval=1))
+            told = pod.attempt(checkpoint=EVERY_TWO)
     assert told.version == whole.version
     assert told.checkpoint == CheckpointProgress(saved_step=4)
 

@@ -20,6 +20,7 @@ import transformers
 
 from loraline_trainer import errors
 from loraline_trainer.checkpoints import state as states
+from loraline_trainer.checkpoints.finding import Found
 from loraline_trainer.checkpoints.keeping import Keeper
 from loraline_trainer.checkpoints.state import TrainingState
 from loraline_trainer.evaluation.evaluate import Scores
@@ -61,21 +62,22 @@ class Saver(transformers.TrainerCallback):
         trainer: Any,
         watch: callbacks.Watch,
         stopper: callbacks.Stopper | None,
-        seconds_before: float,
+        resumed: Found | None,
     ) -> None:
         """Saves a trainer of transformers.
 
         Args:
-            seconds_before: seconds that earlier attempts have spent on training.
+            resumed: the checkpoint that it goes on from.
         """
         self._saving = saving
         self._trainer = trainer
         self._watch = watch
         self._stopper = stopper
-        self._seconds_before = seconds_before
+        self._seconds_before = resumed.state.seconds if resumed is not None else 0.0
         self._began = time.monotonic()
         self._random = random_state.capture()
-        self._saved_step: int | None = None
+        # Until the first new step is done there is nothing to save, and the generators are not yet what they were
+        self._saved_step = resumed.state.step if resumed is not None else None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """Remembers the generators as they are before the first step."""

@@ -102,7 +102,7 @@ def train(
     else:
         world = saving.world if saving is not None else ALONE
         trainer = trainers.build(model, loaded, prepared, training, plan, work=work, world=world, drive=drive)
-        saver = None if saving is None else Saver(saving, trainer, watch, stopper, before.seconds)
+        saver = None if saving is None else Saver(saving, trainer, watch, stopper, resumed)
         called: list[transformers.TrainerCallback | None] = [watch, stopper, *observers, saver]
         if isinstance(trainer, EngineTrainer) and drive is not None:
             trainer.passes = passes_of(drive, model, loaded, tracker)

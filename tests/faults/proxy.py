@@ -155,12 +155,23 @@ class Proxy:
                 self._go_down(OUTAGE_S[strike.fault])
                 return _reset(request)
             if self._struck is not None:
-                await self._struck(strike)
+                await self._strike(self._struck, strike)
             if strike.fault is Fault.TIMEOUT_AFTER:
                 return _status(504, "Timeout", "the answer was lost on its way")
             if strike.fault in (Fault.RESET_AFTER, Fault.KILL):
                 return _reset(request)
         return web.Response(status=status, headers=headers, body=answer)
+
+    async def _strike(self, struck: Struck, strike: Strike) -> None:
+        """Lets happen what happens to processes, to its end: a caller that is killed ends this handler, not that."""
+
+        async def strike_it() -> None:
+            await struck(strike)
+
+        task = asyncio.create_task(strike_it())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
 
     async def _forward(self, request: web.Request, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
         headers = {key: value for key, value in request.headers.items() if key.lower() not in HOP_HEADERS}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster import fixture
-from faults import ground, judge, plans, proxy
+from faults import ground, judge, plans, play, proxy
 from faults.plans import Fault
 from faults.play import Arena, Reference
 from harness import operator_process as harness
@@ -72,8 +72,12 @@ async def test_generated_manifests_come_to_rest_or_are_refused_by_the_name_of_a_
     assert min(judgement.accepted, judgement.refused) > MANIFESTS // 10
 
 
-async def test_every_seeded_bug_is_found(arena: Arena, kubeconfig: Path, tmp_path: Path) -> None:
+async def test_every_seeded_bug_is_found(
+    arena: Arena, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     learned = await references(arena, ("first-run", "edit"))
+    monkeypatch.setattr(play, "STEP_LIMIT_S", 20.0)  # these are to fail: nobody need wait long for them
+    monkeypatch.setattr(play, "CONVERGE_S", 8.0)
 
     async def verdict(bug: str, plan: str) -> bool:
         folder = tmp_path / bug

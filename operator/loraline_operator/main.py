@@ -34,6 +34,10 @@ from loraline_operator.settings import Settings
 logger = logging.getLogger(__name__)
 
 
+CLOSING_S = 0.25
+"""Time in which TLS connections end after their session was closed (aiohttp: Graceful Shutdown)."""
+
+
 class _Stopped(Exception):
     """Somebody asked the operator to stop."""
 
@@ -62,6 +66,7 @@ async def run(settings: Settings) -> None:
                 logger.info("stopped")
             finally:
                 await lease.release()
+    await asyncio.sleep(CLOSING_S)
 
 
 async def _lead(lease: Lease, reconciler: Reconciler, policies: PolicyStore, settings: Settings) -> None:

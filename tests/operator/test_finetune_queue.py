@@ -37,8 +37,9 @@ async def test_a_run_waits_in_its_queue_is_preempted_and_ends_as_its_first_attem
     assert status.conditions[0].message.endswith("attempt 1 waits in queue gpus")
     assert await tenant.live_pods("tickets") == []
     await kueue.schedule()
-    pod = await tenant.start_pod()
+    pod = await tenant.pod()
     assert pod["spec"]["nodeSelector"] == FLAVOR
+    await tenant.start_pod()
     running = await tenant.until("Running")
     job = await the_job(tenant, "tickets")
     await kueue.preempt(job["metadata"]["name"])

@@ -65,5 +65,5 @@ generate: ## Write what is generated: CRD YAML, the chart's copy of it, the fiel
 	"$$dev/bin/python" docs/generate.py; "$$dev/bin/python" charts/argocd/generate.py; \
 	"$$dev/bin/python" charts/generate_schema.py
 
-lock: ## Pin the dependencies anew.
+lock: # pins the dependencies anew
 	@tests/tools/lock.sh

@@ -52,6 +52,7 @@ def end_all() -> None:
 
 def main(jobs: Sequence[str]) -> int:
     """Starts every job and waits for all of them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     named = [job.partition("=")[::2] for job in jobs]
     print(f"== side by side: {', '.join(name for name, _ in named)}", flush=True)
     failed: list[str] = []

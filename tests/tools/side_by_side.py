@@ -18,9 +18,12 @@ from collections.abc import Sequence
 _printing = threading.Lock()
 
 
-def run(name: str, command: str, failed: list[str]) -> None:
-    """Runs one command in a process group of its own; its output is printed as one block."""
-    begin = time.monotonic()
+_running: list[subprocess.Popen[str]] = []
+GRACE_S = 10.0
+
+
+def start(command: str) -> subprocess.Popen[str]:
+    """Starts a command in a process group of its own."""
     process = subprocess.Popen(
         ["bash", "-euo", "pipefail", "-c", command],
         stdout=subprocess.PIPE,
@@ -30,6 +33,12 @@ def run(name: str, command: str, failed: list[str]) -> None:
         process_group=0,
     )
     _running.append(process)
+    return process
+
+
+def show(name: str, process: subprocess.Popen[str], failed: list[str]) -> None:
+    """Prints the output of a command as one block when it ends."""
+    begin = time.monotonic()
     output, _ = process.communicate()
     if process.returncode != 0:
         failed.append(name)
@@ -38,16 +47,15 @@ def run(name: str, command: str, failed: list[str]) -> None:
         print(f"{output.rstrip()}\n== {name}: {verdict} after {time.monotonic() - begin:.0f} s", flush=True)
 
 
-_running: list[subprocess.Popen[str]] = []
-
-
 def end_all() -> None:
-    """Ends what still runs, with all that it started, and waits for it."""
-    for process in _running:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-    for process in _running:
-        process.wait()
+    """Ends what still runs, with all that it started. A bash that just becomes its last command loses a SIGTERM."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in _running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        for process in _running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_S)
 
 
 def main(jobs: Sequence[str]) -> int:
@@ -56,10 +64,11 @@ def main(jobs: Sequence[str]) -> int:
     named = [job.partition("=")[::2] for job in jobs]
     print(f"== side by side: {', '.join(name for name, _ in named)}", flush=True)
     failed: list[str] = []
-    threads = [threading.Thread(target=run, args=(name, command, failed)) for name, command in named]
+    threads: list[threading.Thread] = []
     try:
-        for thread in threads:
-            thread.start()
+        for name, command in named:
+            threads.append(threading.Thread(target=show, args=(name, start(command), failed)))
+            threads[-1].start()
         for thread in threads:
             thread.join()
     except KeyboardInterrupt:

@@ -167,8 +167,6 @@ def _typed(kind: str, text: str) -> Any:
         return None if text == "none" else int(text)
     if "float" in kind:
         return None if text == "none" else float(text)
-    if kind == "bool":
-        return text == "true"
     return tuple(text.split(",")) if "tuple" in kind else text
 
 

@@ -60,7 +60,6 @@ class Row:
     budget_gib: float | None = None
     start: str = "nf4"
     switches: tuple[str, ...] = ()
-    fp8: bool = False
     layers: int | None = None
     seconds: int = 50
 
@@ -115,10 +114,6 @@ def _optimizers() -> Iterator[Row]:
         yield Row(f"ours-2048-{name}", "optimizer", Side.OURS, "auto", optimizer=name, seconds=40)
 
 
-def _precision() -> Iterator[Row]:
-    yield Row("ours-2048-fp8", "fp8", Side.OURS, "auto", fp8=True)
-
-
 def _shapes() -> Iterator[Row]:
     """Other models, ranks and lengths, ours and Unsloth's best setting beside it."""
     pairs: dict[str, dict[str, Any]] = {
@@ -168,7 +163,7 @@ def _curve() -> Iterator[Row]:
 
 def catalogue() -> tuple[Row, ...]:
     """All rows, the most important first."""
-    return (*_table(), *_optimizers(), *_precision(), *_curve(), *_ablation(), *_shapes())
+    return (*_table(), *_optimizers(), *_curve(), *_ablation(), *_shapes())
 
 
 def chosen(names: Sequence[str]) -> tuple[Row, ...]:

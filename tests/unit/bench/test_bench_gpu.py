@@ -52,7 +52,7 @@ def test_an_unknown_row_is_refused_with_the_groups_that_there_are(capsys: pytest
     assert program.main(["--rows", "ours-4096"]) == 2
     assert capsys.readouterr().err == (
         "--rows names ours-4096, which is neither a row nor a group; the groups are "
-        "ablation, curve, fp8, optimizer, shapes, table, and --list shows the rows\n"
+        "ablation, curve, optimizer, shapes, table, and --list shows the rows\n"
     )
 
 
@@ -62,7 +62,6 @@ CHANGES = [
     pytest.param("budget_gib=24", {"budget_gib": 24.0}, id="a fraction"),
     pytest.param("data=short", {"data": Data.SHORT}, id="a choice"),
     pytest.param("switches=fold,kernels", {"switches": ("fold", "kernels")}, id="a list"),
-    pytest.param("fp8=true", {"fp8": True}, id="yes or no"),
     pytest.param("model=tiny", {"model": "tiny"}, id="a text"),
 ]
 

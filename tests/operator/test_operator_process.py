@@ -48,8 +48,8 @@ async def test_a_kill_after_every_single_write_leads_to_the_same_end(
         await asyncio.wait_for(died.wait(), 30)
         await replica.kill()
         held = await tenant.cluster.get(LEASE)
-        assert held is not None
-        await tenant.cluster.delete(LEASE, held["metadata"]["uid"])
+        if held is not None:  # else it died of its predecessor's last write, told late, before it led
+            await tenant.cluster.delete(LEASE, held["metadata"]["uid"])
 
     await tenant.create_finetune()
     while (await tenant.status()).run is None:

@@ -76,9 +76,12 @@ def _waiting(look: Look, run: RunRef, job: Job) -> tuple[Reason, str]:
 
 
 def _deadline(look: Look, job: Job) -> tuple[Action, ...]:
-    """A deadline that was edited holds for the attempt that runs, too: Kubernetes lets a Job's be changed."""
+    """A deadline that was edited holds for the attempt that runs, too: Kubernetes lets a Job's be changed.
+
+    An edit of the policy's default does not: it leaves alone what runs.
+    """
     wanted = look.spec.active_deadline_seconds
-    if job.deadline_s == wanted:
+    if job.deadline_s == wanted or job.settings_hash == look.settings_hash:
         return ()
     ref = Ref(Kind.JOB, look.object.meta.namespace, job.name)
     return (Patch(ref, {"spec": {"activeDeadlineSeconds": wanted}}, uid=job.uid),)

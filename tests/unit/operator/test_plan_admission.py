@@ -66,6 +66,14 @@ def test_a_run_with_a_pod_goes_on_under_a_stricter_policy(phase: str) -> None:
     assert told(status_of(plan))[1] != "PolicyViolation"
 
 
+def test_a_new_default_deadline_leaves_alone_what_runs() -> None:
+    begun = after(a_finetune(), seen(), policy=LOOSE)
+    job = the_job(a_finetune())
+    hurried = Policy.model_validate({"defaults": {"activeDeadlineSeconds": 60}})
+    plan = planned(begun, seen(job, a_pod(job, "Running"), a_snapshot(job.run_id)), policy=hurried)
+    assert plan.actions == ()
+
+
 def test_a_run_that_has_begun_is_retried_under_a_stricter_policy() -> None:
     begun = after(a_finetune(), seen(), policy=LOOSE)
     job = failed(the_job(a_finetune()))

@@ -70,11 +70,6 @@ def bytes_per_token(shape: LayerShape, policy: LayerPolicy) -> int:
     return inputs + replayed_bytes_per_token(shape)
 
 
-def host_bytes_per_token(shape: LayerShape, policy: LayerPolicy) -> int:
-    """Pinned host bytes that a layer keeps for each token."""
-    return shape.hidden * shape.element_bytes if policy is LayerPolicy.OFFLOAD else 0
-
-
 def replayed_bytes_per_token(shape: LayerShape) -> int:
     """GPU bytes a token that KEEP holds beyond the layer's input, and a replay needs for one layer at a time."""
     columns = (

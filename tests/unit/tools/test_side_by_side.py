@@ -1,4 +1,4 @@
-"""Commands side by side: each is shown whole, one that fails stops no other, and none outlives an interruption."""
+"""Commands side by side: each line is shown as it comes, one that fails stops no other, and none outlives an interruption."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_failure_stops_no_other_and_is_named_at_the_end(tmp_path: Path) -> Non
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "== bad: FAILED with exit code 1 after 0 s" in output
-    assert "got go\n== good: ok after 0 s" in output
+    assert "good | got go\n== good: ok after 0 s" in output
     assert output.endswith("== failed: bad\n")
     assert "never" not in output
 
@@ -44,3 +44,15 @@ def test_an_interruption_ends_all_that_runs(tmp_path: Path) -> None:
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_lines_are_shown_as_they_come(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    process = start(f"slow=echo first; read word <{fifo}; echo $word")
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert process.stdout.readline() == "slow | first\n"
+    fifo.write_text("second\n")
+    output, _ = process.communicate(timeout=60)
+    assert output.startswith("slow | second\n")

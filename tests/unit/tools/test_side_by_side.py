@@ -1,4 +1,4 @@
-"""Commands side by side: each line is shown as it comes, one that fails stops no other, and none outlives an interruption."""
+"""Commands side by side: lines are shown as they come, a failure stops no other, and none outlives an interruption."""
 
 from __future__ import annotations
 

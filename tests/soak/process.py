@@ -12,4 +12,4 @@ from loraline_trainer.settings import Settings
 
 def attempt(root: Path, port: int, checkpoint: Checkpoint) -> None:
     """One attempt of a pod, as `loraline-train job` makes it."""
-    sys.exit(job.main(Settings(checkpoint=checkpoint), root, port))
+    sys.exit(job.main(Settings(checkpoint=checkpoint), root, port, is_last=True))

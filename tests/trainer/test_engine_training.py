@@ -20,7 +20,7 @@ from loraline_trainer.data.preparation import Prepared
 from loraline_trainer.data.rendering import IGNORED, TokenRow
 from loraline_trainer.engine.engine import Engine
 from loraline_trainer.engine.policy import LayerPolicy
-from loraline_trainer.model import loading, lora
+from loraline_trainer.model import loading, lora, tokenizer
 from loraline_trainer.progress import Tracker
 from loraline_trainer.storage.base_model import BaseModel
 from loraline_trainer.training.fit import fit
@@ -78,7 +78,7 @@ def trained(
         training={**builders.SMALL["training"], "microBatchSize": 4, "warmupRatio": 0.25, **training},
     )
     model_of = BaseModel(base, "tiny", None, json.loads((base / "config.json").read_text()))
-    loaded = loading.load(recipe, model_of, loading.tokenizer(recipe, model_of))
+    loaded = loading.load(recipe, model_of, tokenizer.load(recipe, model_of))
     model = lora.attach(recipe, loaded)
     prepared = Prepared(DatasetFormat.MESSAGES, rows(), (), (), "")
     steps = Steps()

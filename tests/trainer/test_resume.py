@@ -19,6 +19,7 @@ from loraline_api.finetune import Checkpoint
 from loraline_api.outcome import ExitCode
 from loraline_api.progress import CheckpointProgress, Progress
 from loraline_trainer.evaluation import evaluate
+from loraline_trainer.evaluation.scores import Scores
 from loraline_trainer.progress import Tracker
 from loraline_trainer.storage import stores
 from loraline_trainer.storage.retries import Patience
@@ -96,7 +97,7 @@ def test_the_base_model_is_scored_once(pod: Pod, lines: str, monkeypatch: pytest
     scored: list[Any] = []
     evaluated = evaluate.evaluate
 
-    def counting(*arguments: Any) -> evaluate.Scores:
+    def counting(*arguments: Any) -> Scores:
         scored.append(arguments)
         return evaluated(*arguments)
 

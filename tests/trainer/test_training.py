@@ -11,7 +11,7 @@ from loraline_api import run
 from loraline_trainer.data.preparation import Prepared
 from loraline_trainer.data.rendering import IGNORED, TokenRow
 from loraline_trainer.evaluation import scoring
-from loraline_trainer.model import loading, lora
+from loraline_trainer.model import loading, lora, tokenizer
 from loraline_trainer.model.loading import Loaded
 from loraline_trainer.progress import Tracker
 from loraline_trainer.storage import base_model
@@ -31,7 +31,7 @@ def rows(count: int) -> tuple[TokenRow, ...]:
 
 def loaded_model(base: Path, a_run: run.Run) -> Loaded:
     model = base_model.BaseModel(base, "tiny", None, {})
-    return loading.load(a_run, model, loading.tokenizer(a_run, model))
+    return loading.load(a_run, model, tokenizer.load(a_run, model))
 
 
 def weights_after(base: Path, work: Path, *, score_first: bool = False, **changes: Any) -> dict[str, torch.Tensor]:

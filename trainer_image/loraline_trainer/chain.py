@@ -21,13 +21,13 @@ from loraline_trainer.checkpoints.catalog import Catalog
 from loraline_trainer.data import preparation, preview
 from loraline_trainer.data.preparation import Prepared
 from loraline_trainer.data.rendering import Renderer
+from loraline_trainer.ending import Report
 from loraline_trainer.interruption import Interruption
-from loraline_trainer.model import loading
+from loraline_trainer.model import tokenizer
 from loraline_trainer.parallel.world import ALONE, World
 from loraline_trainer.places import Places
 from loraline_trainer.progress import Tracker
 from loraline_trainer.settings import Settings
-from loraline_trainer.stages import Attempt, Report
 from loraline_trainer.storage import base_model, dataset, s3, stores
 from loraline_trainer.storage.base_model import BaseModel
 
@@ -63,6 +63,8 @@ def attempt(
     places.work.mkdir(parents=True, exist_ok=True)
     with _explained_out_of_memory(recipe, tracker):
         base, renderer, prepared = world.in_turn(lambda: prepare(recipe, places, tracker, weights=True))
+        from loraline_trainer.stages import Attempt  # PEFT and TRL: ten seconds that no bad dataset waits for
+
         return Attempt(recipe, places, tracker, interruption, settings, world, store, base, renderer, prepared).make()
 
 
@@ -90,11 +92,11 @@ def prepare(
     }
     base = base_model.fetch(recipe, places, weights=weights)
     tracker.enter(Stage.PREPARING_DATA)
-    tokenizer = loading.tokenizer(recipe, base)
-    stop_ids = preparation.stop_ids(tokenizer, loading.generation_eos(base), base.name)
-    renderer = Renderer(tokenizer, stop_ids, recipe.dataset.loss_on, recipe.training.max_seq_length)
+    tokens = tokenizer.load(recipe, base)
+    stop_ids = preparation.stop_ids(tokens, tokenizer.generation_eos(base), base.name)
+    renderer = Renderer(tokens, stop_ids, recipe.dataset.loss_on, recipe.training.max_seq_length)
     prepared = preparation.prepare(recipe, renderer, lambda part, source: fetched[part])
-    for line in preview.lines(tokenizer, prepared.train):
+    for line in preview.lines(tokens, prepared.train):
         log.info("preview | %s", line)
     return base, renderer, prepared
 

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return launch.main(list(sys.argv[1:] if arguments is None else arguments), options.root)
         from loraline_trainer import job
 
-        return job.main(_settings(options), options.root, options.port)
+        return job.main(_settings(options), options.root, options.port, is_last=True)
     if options.command == "delete":
         from loraline_trainer import deleting
 

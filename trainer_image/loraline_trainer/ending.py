@@ -6,6 +6,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from loraline_api import run
 from loraline_api.outcome import MAX_MESSAGE_CHARS, ExitCode, Outcome, parse_outcome
@@ -13,14 +15,29 @@ from loraline_trainer import errors
 from loraline_trainer.interruption import Interruption
 from loraline_trainer.parallel.world import ALONE, World
 from loraline_trainer.progress import Tracker
-from loraline_trainer.stages import Report
 from loraline_trainer.storage.s3 import first_line
+
+if TYPE_CHECKING:
+    from loraline_trainer.training.train import Trained
 
 log = logging.getLogger(__name__)
 
 FAILURE_LOOKS = 20
 FAILURE_LOOK_S = 0.1
 """A process tells why it ends before it closes its connections; these two seconds are for a slow network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an attempt did, for people.
+
+    Attributes:
+        trained: None when the adapter was there already.
+    """
+
+    outcome: Outcome
+    trained: Trained | None
+    peak_bytes: int
 
 
 def of(
@@ -32,7 +49,10 @@ def of(
 ) -> tuple[Outcome, Report | None]:
     """The outcome of the work, and its report when it succeeded."""
     try:
-        report = work()
+        try:
+            report = work()
+        finally:
+            interruption.end()
     except errors.TrainerError as error:
         outcome = failed(recipe, tracker, error.exit_code, str(error))
     except errors.Interrupted:

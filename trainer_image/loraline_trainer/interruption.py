@@ -17,12 +17,19 @@ class Interruption:
         self.requested: str | None = None
         """Name of the signal that came, as in SIGTERM."""
         self._is_deferred = False
+        self._is_too_late = False
 
     @contextlib.contextmanager
-    def heeded(self, numbers: Sequence[signal.Signals] = (signal.SIGTERM,)) -> Iterator[None]:
-        """Listens to the signals while the block runs."""
+    def heeded(self, numbers: Sequence[signal.Signals] = (signal.SIGTERM,), *, is_last: bool = False) -> Iterator[None]:
+        """Listens to the signals while the block runs.
+
+        Args:
+            is_last: the process ends after the block, and signals must not take its exit code from it.
+        """
 
         def interrupt(number: int, frame: FrameType | None) -> None:
+            if self._is_too_late:
+                return
             for one in numbers:
                 signal.signal(one, signal.SIG_IGN)
             self.requested = signal.Signals(number).name
@@ -34,7 +41,11 @@ class Interruption:
             yield
         finally:
             for number, handler in previous.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_IGN if is_last else handler)
+
+    def end(self) -> None:
+        """The work is done, well or not: what comes now is ignored, as it would take the outcome away."""
+        self._is_too_late = True
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

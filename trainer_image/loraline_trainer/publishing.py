@@ -14,7 +14,6 @@ from pathlib import Path
 from loraline_api import artifact, run
 from loraline_api.outcome import MetricResult
 from loraline_trainer import __version__, errors
-from loraline_trainer.model import lora
 from loraline_trainer.storage.s3 import first_line
 from loraline_trainer.storage.stores import Store
 
@@ -62,6 +61,7 @@ def manifest_of(
     folder: Path,
     *,
     base_model: artifact.BaseModelIdentity,
+    target_modules: list[str],
     metrics: list[MetricResult],
     dataset_digest: str,
 ) -> artifact.AdapterManifest:
@@ -76,7 +76,7 @@ def manifest_of(
         base_model=base_model,
         rank=recipe.adapter.rank,
         alpha=recipe.adapter.effective_alpha,
-        target_modules=lora.target_modules(folder),
+        target_modules=target_modules,
         files=files,
         metrics=metrics,
         dataset_digest=dataset_digest,

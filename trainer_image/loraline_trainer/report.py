@@ -13,8 +13,8 @@ from rich.table import Table
 from loraline_api.outcome import Outcome
 from loraline_api.progress import Progress, Stage
 from loraline_trainer import numbers
+from loraline_trainer.ending import Report
 from loraline_trainer.progress import Tracker
-from loraline_trainer.stages import Report
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from loraline_trainer.checkpoints.finding import Found, Wanted
 from loraline_trainer.checkpoints.keeping import Keeper
 from loraline_trainer.data.preparation import Prepared
 from loraline_trainer.data.rendering import Renderer
-from loraline_trainer.evaluation import evaluate, gates
-from loraline_trainer.evaluation.evaluate import Scores
+from loraline_trainer.ending import Report
+from loraline_trainer.evaluation import evaluate, gates, scores
+from loraline_trainer.evaluation.scores import Scores
 from loraline_trainer.interruption import Interruption
 from loraline_trainer.model import loading, lora
 from loraline_trainer.model.loading import Loaded
@@ -42,19 +43,6 @@ log = logging.getLogger(__name__)
 
 LAST_WORDS_S = 90.0
 """Time that an ending attempt waits for its last checkpoint: the grace period of 120 s less what stopping takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What an attempt did, for people.
-
-    Attributes:
-        trained: None when the adapter was there already.
-    """
-
-    outcome: Outcome
-    trained: train.Trained | None
-    peak_bytes: int
 
 
 @contextlib.contextmanager
@@ -110,7 +98,8 @@ class Attempt:
             self.recipe,
             folder,
             base_model=identity,
-            metrics=evaluate.results(before, after),
+            target_modules=lora.target_modules(folder),
+            metrics=scores.results(before, after),
             dataset_digest=self.prepared.digest,
         )
         published = publishing.publish(self.store, folder, described)
@@ -180,6 +169,6 @@ class Attempt:
             train_loss=numbers.text(trained.loss),
             tokens_per_second=trained.tokens_per_second,
             checkpoint=checkpoint,
-            metrics=evaluate.results(before, after),
-            samples=evaluate.samples(before, after),
+            metrics=scores.results(before, after),
+            samples=scores.samples(before, after),
         )

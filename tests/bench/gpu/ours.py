@@ -20,6 +20,7 @@ from loraline_trainer.data.preparation import Prepared
 from loraline_trainer.data.rendering import IGNORED, TokenRow
 from loraline_trainer.engine import switches
 from loraline_trainer.model import loading, lora
+from loraline_trainer.model import tokenizer as tokenizers
 from loraline_trainer.progress import Tracker
 from loraline_trainer.storage.base_model import BaseModel
 from loraline_trainer.training.fit import fit
@@ -74,7 +75,7 @@ def run(row: Row, model_folder: Path) -> dict[str, Any]:
     """Trains the row and gives what was measured."""
     recipe = recipe_of(row)
     base = BaseModel(model_folder, row.model, None, json.loads((model_folder / "config.json").read_text()))
-    tokenizer = loading.tokenizer(recipe, base)
+    tokenizer = tokenizers.load(recipe, base)
     clock, recorder = Clock(row.warmup), Recorder()
     loaded = loading.load(recipe, base, tokenizer)
     model = lora.attach(recipe, loaded)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from loraline_api.model import StatusModel
-from loraline_trainer.evaluation.evaluate import Scores
+from loraline_trainer.evaluation.scores import Scores
 
 FILE = "loraline.json"
 BEST_WEIGHTS = "best.safetensors"

@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from loraline_api.finetune import Evaluation, Metric
-from loraline_api.outcome import MAX_SAMPLE_CHARS, MAX_SAMPLES, MetricResult, Sample
 from loraline_trainer import numbers
 from loraline_trainer.data.preparation import Prepared
 from loraline_trainer.data.rendering import Renderer
 from loraline_trainer.evaluation import answers, scoring
+from loraline_trainer.evaluation.scores import Scores
 from loraline_trainer.model.loading import Loaded
 
 log = logging.getLogger(__name__)
 
 LARGEST_EXPONENT = 700.0
 """exp of more overflows a float64."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What a model measured up to.
-
-    Attributes:
-        prompts: what was asked; the recipe's prompts, or else the first held-out questions.
-        answers: what it answered.
-    """
-
-    metrics: dict[Metric, float]
-    prompts: tuple[str, ...]
-    answers: tuple[str, ...]
 
 
 def evaluate(model: Any, loaded: Loaded, prepared: Prepared, renderer: Renderer, evaluation: Evaluation) -> Scores:
@@ -57,22 +42,3 @@ def evaluate(model: Any, loaded: Loaded, prepared: Prepared, renderer: Renderer,
     wanted = {metric: metrics[metric] for metric in evaluation.metrics if metric in metrics}
     log.info("scores: %s", ", ".join(f"{name.value} {numbers.text(value)}" for name, value in wanted.items()) or "none")
     return Scores(wanted, tuple(asked), tuple(given))
-
-
-def results(before: Scores, after: Scores) -> list[MetricResult]:
-    """The metrics before and after training."""
-    return [
-        MetricResult(name=name.value, before=numbers.text(before.metrics[name]), after=numbers.text(value))
-        for name, value in after.metrics.items()
-    ]
-
-
-def samples(before: Scores, after: Scores) -> list[Sample]:
-    """The first answers before and after training, cut to what a status holds."""
-    triples = list(zip(before.prompts, before.answers, after.answers, strict=True))[:MAX_SAMPLES]
-    return [Sample(prompt=_cut(prompt), before=_cut(old), after=_cut(new)) for prompt, old, new in triples]
-
-
-def _cut(text: str) -> str:
-    text = text.strip()
-    return text if len(text) <= MAX_SAMPLE_CHARS else text[: MAX_SAMPLE_CHARS - 3] + "..."

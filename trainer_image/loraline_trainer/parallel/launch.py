@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 from pathlib import Path
 
 from loraline_api import pods
@@ -62,6 +63,7 @@ def _run(arguments: list[str], outcomes: Path) -> tuple[int, Outcome | None]:
     config, command, command_arguments = torchrun.config_from_args(torchrun.parse_args(options))
     try:
         elastic_launch(config, command)(*command_arguments)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's handler stays, and would end a pod that is done
     except SignalException as signalled:
         log.warning("%s reached the processes of this pod", signalled.sigval.name)
         return _told_most(outcomes, ExitCode.INTERRUPTED)

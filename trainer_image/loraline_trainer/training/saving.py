@@ -23,7 +23,7 @@ from loraline_trainer.checkpoints import state as states
 from loraline_trainer.checkpoints.finding import Found
 from loraline_trainer.checkpoints.keeping import Keeper
 from loraline_trainer.checkpoints.state import TrainingState
-from loraline_trainer.evaluation.evaluate import Scores
+from loraline_trainer.evaluation.scores import Scores
 from loraline_trainer.interruption import Interruption
 from loraline_trainer.model import lora
 from loraline_trainer.parallel.world import World

@@ -49,9 +49,7 @@ async def run(settings: Settings) -> None:
         errors.NotLeader: the Lease was lost; the next start stands by.
     """
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    _heed_signals(stop)
     async with Cluster() as cluster, Poller() as poller:
         identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         lease = Lease(cluster, namespace=settings.namespace, identity=identity, duration_s=settings.lease_duration_s)
@@ -61,7 +59,7 @@ async def run(settings: Settings) -> None:
         probes = Probes(reconciler.health, lease, policies, settings.resync_interval_s)
         async with _served(probes, settings.listen):
             try:
-                await _together(_stopper(stop), _lead(lease, reconciler, policies, settings))
+                await _together(_stopper(stop), _lead(lease, reconciler, policies, settings, stop))
             except* _Stopped:
                 logger.info("stopped")
             finally:
@@ -69,10 +67,17 @@ async def run(settings: Settings) -> None:
     await asyncio.sleep(CLOSING_S)
 
 
-async def _lead(lease: Lease, reconciler: Reconciler, policies: PolicyStore, settings: Settings) -> None:
+def _heed_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+async def _lead(
+    lease: Lease, reconciler: Reconciler, policies: PolicyStore, settings: Settings, stop: asyncio.Event
+) -> None:
     """Stands by until the Lease is ours, then does everything that only the leader does."""
     await lease.acquire()
-    await _together(lease.renew(), _reconcile(reconciler, policies, settings))
+    await _together(lease.renew(), _reconcile(reconciler, policies, settings, stop))
 
 
 def _assembled(cluster: Cluster, poller: Poller, policies: PolicyStore, settings: Settings) -> Reconciler:
@@ -93,7 +98,7 @@ def _assembled(cluster: Cluster, poller: Poller, policies: PolicyStore, settings
     return reconciler
 
 
-async def _reconcile(reconciler: Reconciler, policies: PolicyStore, settings: Settings) -> None:
+async def _reconcile(reconciler: Reconciler, policies: PolicyStore, settings: Settings, stop: asyncio.Event) -> None:
     """Waits for a policy to judge by, and until all can be listed: nothing is watched or done before all is known."""
     await policies.first()
     while True:
@@ -102,20 +107,28 @@ async def _reconcile(reconciler: Reconciler, policies: PolicyStore, settings: Se
             break
         await asyncio.sleep(LIST_RETRY_S)
     workers = (reconciler.work() for _ in range(settings.workers))
-    watches = (policies.watch(reconciler.list_all), reconciler.follow(versions), _watch(reconciler, settings))
+    watches = (policies.watch(reconciler.list_all), reconciler.follow(versions), _watch(reconciler, settings, stop))
     await _together(reconciler.resync(), *watches, *workers)
 
 
-async def _watch(reconciler: Reconciler, settings: Settings) -> None:
-    """Runs kopf, which takes over the signals."""
-    await kopf.operator(
+async def _watch(reconciler: Reconciler, settings: Settings, stop: asyncio.Event) -> None:
+    """Runs kopf's tasks. Its own way to end them takes all others for its own, and waits five seconds for them."""
+    tasks = await kopf.spawn_tasks(
         registry=handlers.registry(reconciler),
         settings=handlers.settings(),
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
     )
-    raise _Stopped
+    _heed_signals(stop)  # kopf has taken them over
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _stopper(stop: asyncio.Event) -> None:

@@ -37,6 +37,7 @@ HELP = {
     "progress_per_s": "looks at running attempts in a second, over all of them",
     "dataset_interval_s": "seconds between two looks for a ConfigMap that is not there",
     "resync_interval_s": "seconds after which every object is looked at again",
+    "first_retry_delay_s": "seconds from the end of a run's first attempt to its second; it doubles with each one",
     "gang_timeout_s": "seconds in which all pods of an attempt on several nodes have to get a node",
     "workers": "objects that are reconciled at once",
     "namespaces": "namespaces to watch, with commas; empty watches all",

@@ -13,7 +13,6 @@ from loraline_api.conditions import Reason
 from loraline_api.outcome import ExitCode, Outcome
 from loraline_operator.observed_finetune import Job, Pod
 
-FIRST_RETRY_DELAY_S = 10
 LONGEST_RETRY_DELAY_S = 600
 STABLE_S = 600
 """An attempt that lasted this long did not fail at its start, so the next need not wait long."""
@@ -54,15 +53,15 @@ def verdict(job: Job, pods: tuple[Pod, ...]) -> Verdict:
     return _of_failure(job, pods)
 
 
-def retry_delay(attempts: int, lasted_s: float = 0.0) -> timedelta:
-    """Time from the end of an attempt to the next: 10 s, doubled with each attempt, at most 10 minutes.
+def retry_delay(attempts: int, first_s: float, lasted_s: float = 0.0) -> timedelta:
+    """Time from the end of an attempt to the next: `first_s`, doubled with each attempt, at most 10 minutes.
 
     Interruptions count too, although not against spec.retries: what is killed again and again at its start must not
-    keep a cluster busy. One that had lasted for a while is followed after 10 s.
+    keep a cluster busy. One that had lasted for a while is followed after `first_s`.
     """
     if lasted_s >= STABLE_S:
-        return timedelta(seconds=FIRST_RETRY_DELAY_S)
-    return timedelta(seconds=min(FIRST_RETRY_DELAY_S * 2.0 ** min(attempts - 1, 10), LONGEST_RETRY_DELAY_S))
+        return timedelta(seconds=first_s)
+    return timedelta(seconds=min(first_s * 2.0 ** min(attempts - 1, 10), LONGEST_RETRY_DELAY_S))
 
 
 def _of_success(job: Job, pods: tuple[Pod, ...]) -> Verdict:

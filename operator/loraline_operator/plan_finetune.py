@@ -287,7 +287,7 @@ def _ended(look: Look, run: RunRef, job: Job) -> Decision:
     failures = run.failures + (1 if verdict.is_counted else 0)
     run = run.model_copy(update={"failures": failures})
     if verdict.can_retry and failures <= look.spec.retries:
-        retry_time = look.now + plan_attempt.retry_delay(run.attempt, job.lasted_s)
+        retry_time = look.now + plan_attempt.retry_delay(run.attempt, look.settings.first_retry_delay_s, job.lasted_s)
         message = (
             f"attempt {run.attempt} of run {run.id} ended with {verdict.reason}: {verdict.message}; "
             f"attempt {run.attempt + 1} starts at {retry_time:%H:%M:%S} UTC"

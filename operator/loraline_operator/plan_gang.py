@@ -101,5 +101,5 @@ def with_services(look: Look, decision: Decision) -> Decision:
 def _delay(look: Look, run: RunRef) -> timedelta:
     """Time to the next attempt: it doubles, and up to as much again by a number that is this fine-tune's own."""
     digest = hashlib.sha256(f"{look.object.meta.uid}/{run.attempt}".encode()).digest()
-    seconds = plan_attempt.retry_delay(run.attempt).total_seconds()
+    seconds = plan_attempt.retry_delay(run.attempt, look.settings.first_retry_delay_s).total_seconds()
     return timedelta(seconds=round(seconds * (1 + digest[0] / 255)))

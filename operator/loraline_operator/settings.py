@@ -43,6 +43,9 @@ class Settings:
     resync_interval_s: float = 300.0
     """Time after which every object is looked at again, whatever events said."""
 
+    first_retry_delay_s: float = 10.0
+    """Time from the end of a run's first attempt to its second; it doubles with each one."""
+
     gang_timeout_s: float = 600.0
     """Time in which all pods of an attempt on several nodes have to get one; else those that have one give it back."""
 

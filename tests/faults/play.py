@@ -37,6 +37,7 @@ RECOVERY_LIMIT_S = 15.0
 RESTART_S = 0.2
 ARGUMENTS = (
     *("--resync-interval-s", "3", "--progress-interval-s", "0.5", "--dataset-interval-s", "1"),
+    *("--first-retry-delay-s", "2"),
     *("--workers", "4"),
 )
 LEASE_S = {Fault.PAUSE: "5", Fault.OUTAGE: "15", Fault.LONG_OUTAGE: "15"}

@@ -89,7 +89,7 @@ async def test_two_runs_that_hold_half_of_what_the_other_needs_both_end_well(
     tenant: Tenant, replicas: Replicas
 ) -> None:
     """There is room for two pods in all, and each run has got one."""
-    operator = await replicas.start("--gang-timeout-s", "3")
+    operator = await replicas.start("--gang-timeout-s", "1", "--first-retry-delay-s", "4")
     await eventually(operator.is_leading, "the operator leads")
     for name in ("one", "other"):
         await tenant.create_finetune(name, compute=TWO, output={"uri": f"s3://adapters/{name}"})

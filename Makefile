@@ -27,20 +27,19 @@ demo: ## Fine-tune a real model on a real Kubernetes and chat with it (10 minute
 demo-down: ## Remove the demo's cluster, or with CONTEXT=name what the demo made on that one.
 	@$(DEV); "$$dev/bin/python" -m demo down $(if $(CONTEXT),--context "$(CONTEXT)")
 
-# Two lanes for two cores: what computes (PyTorch, vLLM) beside what mostly waits.
-CODE_LANE = ruff check . && ruff format --check . && mypy $(PYTHON_CODE) && lint-imports && \
-	python -m pytest tests/unit tests/argocd
-MODEL_LANE = python -m pytest tests/trainer tests/switchboard
-LANES = export PATH="$$dev/bin:$$PATH"; python tests/tools/side_by_side.py
+# Side by side, as most of them wait more than they compute.
+STYLE = ruff check . && ruff format --check . && mypy $(PYTHON_CODE) && lint-imports && pytest tests/unit tests/argocd
+LANES = export PATH="$$dev/bin:$$PATH"; python tests/tools/side_by_side.py "style=$(STYLE)" "trainer=pytest tests/trainer" \
+	"serving=pytest tests/switchboard"
 
 test: parts ## Run everything, on the built-in cluster (Linux, root).
 	@tests/tools/setup.sh system; tests/tools/setup.sh k8s-node >/dev/null; tests/tools/setup.sh registry >/dev/null; \
-	tests/images/build.sh >/dev/null; $(DEV); \
-	$(LANES) "code=$(CODE_LANE) tests/cluster tests/api tests/operator tests/faults" "models=$(MODEL_LANE)"; \
-	python -m pytest tests/e2e
+	$(DEV); $(LANES) "operator=pytest tests/api tests/operator" "cluster=pytest tests/cluster tests/faults" \
+	"images=tests/images/build.sh"; \
+	pytest tests/e2e
 
 check: parts ## Run what needs neither root nor a cluster: style, types, layers, unit tests, trainer and switchboard.
-	@$(DEV); $(LANES) "code=$(CODE_LANE)" "models=$(MODEL_LANE)"
+	@$(DEV); $(LANES)
 
 parts:
 	@for part in dev vllm tools argocd; do tests/tools/setup.sh $$part >/dev/null; done

@@ -23,7 +23,7 @@ from loraline_operator.observe_claims import ClaimsReader
 from loraline_operator.observe_data import DataReader
 from loraline_operator.observed import FineTuneObject
 from loraline_operator.observed import finetune as observed_fine_tune
-from loraline_operator.observed_finetune import Data, Job, MissingData, ObservedFineTune, Stuck
+from loraline_operator.observed_finetune import Data, MissingData, ObservedFineTune, Stuck
 from loraline_operator.poll import Poller
 from loraline_operator.settings import Settings
 
@@ -108,7 +108,7 @@ class Observer:
             progress=progress,
             stuck=self._stuck(observed),
             claims=await self._claims.read(object),
-            stopped=await self._stopped(namespace, observed),
+            stopped=self._stopped(observed),
         )
 
     async def _read_data(
@@ -145,11 +145,11 @@ class Observer:
                 return self._complaints.about(waiting.uid)
         return None
 
-    async def _stopped(self, namespace: str, observed: ObservedFineTune) -> str | None:
+    def _stopped(self, observed: ObservedFineTune) -> str | None:
         """What Kueue said when it stopped a Job that it had let in."""
         for job in observed.jobs:
             if job.is_live and job.is_suspended and job.queue is not None:
-                return await self._last_words(namespace, job, "Stopped")
+                return self._complaints.stopped(job.uid)
         return None
 
     async def _held(self, object: FineTuneObject) -> frozenset[str]:
@@ -158,12 +158,3 @@ class Observer:
         statuses = [other.status for other in others if other.meta.uid != object.meta.uid]
         current = {status.run.id for status in statuses if status.run is not None}
         return frozenset(current | {record.run_id for status in statuses for record in status.history})
-
-    async def _last_words(self, namespace: str, job: Job, reason: str) -> str | None:
-        """The newest message of the events of that reason about a Job."""
-        fields = f"involvedObject.uid={job.uid},reason={reason}"
-        messages = [
-            (item.get("lastTimestamp") or item.get("eventTime") or "", item.get("message", ""))
-            async for item in self._cluster.list(Kind.EVENT, namespace, fields=fields)
-        ]
-        return max(messages)[1] if messages else None

@@ -43,8 +43,13 @@ async def test_a_run_waits_in_its_queue_is_preempted_and_ends_as_its_first_attem
     running = await tenant.until("Running")
     job = await the_job(tenant, "tickets")
     await kueue.preempt(job["metadata"]["name"])
-    status = await tenant.until("Pending", "Preempted")
-    assert "Preempted to accommodate a workload of higher priority" in status.conditions[0].message
+    await tenant.until("Pending", "Preempted")
+
+    async def is_told() -> bool:
+        why = "stopped by Kueue (Preempted to accommodate a workload of higher priority)"
+        return why in (await tenant.status()).conditions[0].message
+
+    await eventually(is_told, "Kueue's words are told, which come after it has stopped the Job", limit_s=20)
     await kueue.schedule()
     again = await tenant.start_pod()
     await tenant.until("Running")

@@ -117,8 +117,9 @@ def test_objects_that_a_list_lacks_are_forgotten_unless_they_are_newer() -> None
     assert (objects.get(TICKETS), objects.get(other)) == (None, {"metadata": {"resourceVersion": "11"}})
 
 
-def a_complaint(message: str, at: str) -> Manifest:
-    return {"involvedObject": {"uid": "u", "namespace": "team", "name": "a"}, "message": message, "lastTimestamp": at}
+def a_complaint(message: str, at: str, reason: str = "FailedCreate") -> Manifest:
+    about = {"uid": "u", "namespace": "team", "name": "a"}
+    return {"involvedObject": about, "reason": reason, "message": message, "lastTimestamp": at}
 
 
 def test_the_last_complaint_about_a_pod_is_kept_and_told_to_its_fine_tune() -> None:
@@ -164,3 +165,19 @@ def test_an_attempt_that_has_ended_makes_room() -> None:
     for ref in refs[:96]:
         pace.leave(ref)
     assert pace.interval_s == 3.0
+
+
+def test_what_kueue_said_when_it_stopped_a_job_is_no_complaint_and_told_at_once() -> None:
+    news: list[Ref] = []
+    complaints = Complaints(lambda *_: TICKETS, news.append)
+    complaints.seen(a_complaint("Preempted to accommodate another", "2026-01-01T00:00:01Z", "Stopped"))
+    assert (complaints.stopped("u"), complaints.about("u"), news) == (
+        "Preempted to accommodate another",
+        None,
+        [TICKETS],
+    )
+    complaints.seen(a_complaint('secret "s3" not found', "2026-01-01T00:00:02Z"))
+    complaints.seen(a_complaint("Not admitted by cluster queue", "2026-01-01T00:00:03Z", "Stopped"))
+    assert complaints.stopped("u") == "Not admitted by cluster queue"
+    assert complaints.about("u") is not None
+    assert complaints.stopped("other") is None

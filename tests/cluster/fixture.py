@@ -89,9 +89,30 @@ def s3_server(folder: Path, port: int | None = None) -> Iterator[S3Server]:
     ]
     environment = {**os.environ, "ROOT_ACCESS_KEY": "loraline", "ROOT_SECRET_KEY": secret}
     log = folder / "log"
-    with log.open("ab") as output, _tied("run", command, environment, output=output.fileno()) as process:
+    with log.open("ab") as output, tied("run", command, environment, output=output.fileno()) as process:
         _await_port(port, process, log)
         yield S3Server(f"http://127.0.0.1:{port}", "loraline", secret, data)
+
+
+@contextlib.contextmanager
+def tied(
+    how: str, command: Sequence[str], environment: Mapping[str, str], output: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Ties a command to this process by tied.sh; in a session of its own, a Ctrl-C reaches it only through us."""
+    process = subprocess.Popen(
+        [str(HERE / "tied.sh"), how, *command],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        process.wait()
 
 
 def in_node(
@@ -136,6 +157,12 @@ def tools() -> Path:
     return Path(_output([str(SETUP), "tools"]).splitlines()[-1])
 
 
+@functools.cache
+def kueue() -> Path:
+    """Folder of Kueue's controller, its CRDs and its webhooks."""
+    return Path(_output([str(SETUP), "kueue"]).splitlines()[-1])
+
+
 def free_port() -> int:
     """Returns a port of 127.0.0.1 on which nobody listens."""
     with socket.socket() as probe:
@@ -147,30 +174,9 @@ def free_port() -> int:
 @contextlib.contextmanager
 def _cluster(mode: str, folder: Path, flags: Mapping[str, str] | None) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    with _tied("then", [str(HERE / "down.sh"), str(folder)], os.environ):
+    with tied("then", [str(HERE / "down.sh"), str(folder)], os.environ):
         _output([str(HERE / "up.sh"), mode, str(folder)], {**os.environ, **(flags or {})})
         yield folder / "admin.kubeconfig"
-
-
-@contextlib.contextmanager
-def _tied(
-    how: str, command: Sequence[str], environment: Mapping[str, str], output: int | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Ties a command to this process by tied.sh; in a session of its own, a Ctrl-C reaches it only through us."""
-    process = subprocess.Popen(
-        [str(HERE / "tied.sh"), how, *command],
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=output,
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.stdin is not None:
-            process.stdin.close()
-        process.wait()
 
 
 def _output(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:

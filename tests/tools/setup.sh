@@ -5,6 +5,7 @@
 #   setup.sh plot                virtual environment that draws the curves of the benchmarks
 #   setup.sh tools               folder with versitygw (S3) and helm
 #   setup.sh registry            folder with the CNCF's container registry, for tests of pushing and pulling
+#   setup.sh kueue               folder with Kueue's controller, CRDs and webhooks
 #   setup.sh argocd              folder with a program that evaluates health checks as Argo CD does
 #   setup.sh k8s-control-plane | k8s-node | k8s-kwok    folder with the programs of the built-in cluster
 # What is there is not made again, and two callers at once wait for each other. It starts nothing that stays.
@@ -12,7 +13,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$root/tests/tools/download.sh"
 
-versitygw=v1.8.0 helm=v3.22.0 registry=v3.1.2
+versitygw=v1.8.0 helm=v3.22.0 registry=v3.1.2 kueue=v0.17.0
 python=3.11 # the lock files are for Debian 12's and the images' Python
 
 system() {
@@ -134,6 +135,22 @@ registry() { # from its makers' site, or else built from its Go module
   echo "$bin"
 }
 
+kueue() { # its images are not needed: the program comes from the Go module, and so do CRDs and webhooks
+  local dir=$cache/kueue-$kueue module=sigs.k8s.io/kueue source
+  [ ! -x "$dir/kueue" ] || { echo "$dir"; return; }
+  one_at_a_time kueue
+  if [ ! -x "$dir/kueue" ]; then
+    need_go Kueue
+    rm -rf "$dir"
+    mkdir -p "$dir/crds"
+    source=$(cd "$dir" && GOTOOLCHAIN=local go mod download -json "$module@$kueue" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+    install -m 644 "$source"/config/components/crd/bases/*.yaml "$dir/crds"
+    install -m 644 "$source/config/components/webhook/manifests.yaml" "$dir/webhooks.yaml"
+    go_install "$dir" kueue "$module/cmd/kueue@$kueue" "-X $module/pkg/version.GitVersion=$kueue"
+  fi
+  echo "$dir"
+}
+
 go_install() { # go_install FOLDER NAME PACKAGE LDFLAGS
   need_go "$2"
   timed "building $2 from Go modules (cold about 2 minutes)" env CGO_ENABLED=0 GOTOOLCHAIN=local GOFLAGS=-buildvcs=false GOBIN="$1/new" \
@@ -149,8 +166,9 @@ case ${1:-} in
   plot) environment plot "$(key_of "$root/tests/bench/requirements.txt")" install_plot ;;
   tools) tools ;;
   registry) registry ;;
+  kueue) kueue ;;
   argocd) argocd ;;
   k8s-*) exec "$root/tests/cluster/programs.sh" "${1#k8s-}" ;;
   uv) uv "${@:2}" ;;
-  *) die "knows system, dev, vllm, plot, tools, registry, argocd, k8s-control-plane, k8s-node and k8s-kwok, not: ${1:-nothing}" ;;
+  *) die "knows system, dev, vllm, plot, tools, registry, kueue, argocd, k8s-control-plane, k8s-node and k8s-kwok, not: ${1:-nothing}" ;;
 esac

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import peft
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 from peft.tuners.lora.layer import LoraLayer
@@ -36,22 +37,47 @@ def engine_for(model: Any) -> Engine | str:
         return str(reason)
 
 
+def head_for(model: Any) -> Head | None:
+    """The output layer of a model with or without an adapter, if its logits are that layer's product and cap alone."""
+    causal = causal_of(model)
+    try:
+        _architecture(decoder_of(causal).layers[0])
+        return _head(causal)
+    except (AttributeError, Unsupported):
+        return None
+
+
+def causal_of(model: Any) -> Any:
+    """The causal model below PEFT's."""
+    return model.get_base_model() if isinstance(model, peft.PeftModel) else model
+
+
+def decoder_of(causal: Any) -> Any:
+    """What gives the hidden states behind the last norm."""
+    return causal.get_decoder() if hasattr(causal, "get_decoder") else causal.model
+
+
+def _head(causal: Any) -> Head:
+    head = causal.get_output_embeddings()
+    if isinstance(head, LoraLayer) or type(head) is not torch.nn.Linear or head.bias is not None:
+        raise Unsupported("the output layer is not a plain linear layer without bias")
+    return Head(head.weight, getattr(causal.config.get_text_config(), "final_logit_softcapping", None))
+
+
 def _engine(model: Any) -> Engine:
-    causal = model.get_base_model()
-    decoder = causal.get_decoder() if hasattr(causal, "get_decoder") else causal.model
+    causal = causal_of(model)
+    decoder = decoder_of(causal)
     config = causal.config.get_text_config()
     layers = tuple(_layer(layer, config) for layer in decoder.layers)
     stack = Stack(layers, _norm(decoder.norm, _architecture(decoder.layers[0])), Offload())
     _check_trained(model, stack)
-    head, embeddings = causal.get_output_embeddings(), causal.get_input_embeddings()
-    if isinstance(head, LoraLayer) or type(head) is not torch.nn.Linear or head.bias is not None:
-        raise Unsupported("the output layer is not a plain linear layer without bias")
+    head, embeddings = _head(causal), causal.get_input_embeddings()
     return Engine(
         stack=stack,
         embedding=Embedding(embeddings, tied=embeddings.weight is head.weight),
         rotary=decoder.rotary_emb,
         angles_by_layer_type=_architecture(decoder.layers[0]).angles_by_layer_type,
-        head=Head(head.weight, getattr(config, "final_logit_softcapping", None)),
+        head=head,
     )
 
 

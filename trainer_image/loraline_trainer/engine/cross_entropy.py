@@ -71,10 +71,23 @@ def _tiles(
     for start in range(0, count, tile):
         part = slice(start, min(start + tile, count))
         logits = hidden[part] @ weight.t()
-        _loss_and_gradient(logits, targets[part], head.cap, losses[part])
-        if grad is not None:
+        if grad is None:
+            _loss(logits, targets[part], head.cap, losses[part])
+        else:
+            _loss_and_gradient(logits, targets[part], head.cap, losses[part])
             torch.mm(logits, weight, out=grad[part])
     return losses.sum()
+
+
+def _loss(logits: torch.Tensor, targets: torch.Tensor, cap: float | None, losses: torch.Tensor) -> None:
+    """Writes each token's loss; a kernel may overwrite the logits."""
+    if switches.now().loss_kernel and switches.triton_runs(logits):
+        _loss_and_gradient(logits, targets, cap, losses)
+        return
+    wide = logits.float()
+    if cap is not None:
+        wide = torch.tanh(wide / cap).mul_(cap)
+    losses.copy_(torch.nn.functional.cross_entropy(wide, targets, reduction="none"))
 
 
 def _loss_and_gradient(logits: torch.Tensor, targets: torch.Tensor, cap: float | None, losses: torch.Tensor) -> None:

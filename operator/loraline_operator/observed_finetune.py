@@ -19,6 +19,9 @@ from loraline_operator.observed_claims import Claim
 
 IMAGE_REASONS = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 CONFIG_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+LOST_REASONS = frozenset({"Unknown", "ContainerStatusUnknown"})
+"""Reasons of a container whose end nobody saw, as its node went down: containerd's (exit code 255) and the kubelet's
+(137)."""
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 """Number of a pod in an Indexed Job (Kubernetes: batch/v1)."""
@@ -81,6 +84,10 @@ class Pod:
     exit_code: int | None = None
     termination_message: str = ""
     is_out_of_memory: bool = False
+    memory_limit: str | None = None
+    """Most memory that its container may take; None is all that the node has."""
+    is_lost: bool = False
+    """Whether nobody saw its container end: its node went down."""
     stuck: Stuck | None = None
     created: datetime | None = None
     owner_uid: str | None = None
@@ -216,6 +223,8 @@ def pod(manifest: Manifest) -> Pod:
         exit_code=ended.get("exitCode"),
         termination_message=ended.get("message", ""),
         is_out_of_memory=ended.get("reason") == "OOMKilled",
+        memory_limit=_memory_limit(manifest.get("spec") or {}),
+        is_lost=ended.get("reason") in LOST_REASONS,
         stuck=_stuck(status),
         created=meta.created,
         owner_uid=meta.owner_uid,
@@ -238,6 +247,12 @@ def snapshot(manifest: Manifest) -> Snapshot:
     """The snapshot in a ConfigMap; its data is left aside."""
     meta = observed.meta(manifest)
     return Snapshot(meta.name, meta.uid, meta.owner_uid, meta.labels.get(naming.RUN_LABEL, ""))
+
+
+def _memory_limit(spec: Manifest) -> str | None:
+    """The memory limit of a pod's only container."""
+    limits = (container.get("resources", {}).get("limits", {}) for container in spec.get("containers") or ())
+    return next((limit["memory"] for limit in limits if "memory" in limit), None)
 
 
 def _unscheduled(message: str) -> Stuck:

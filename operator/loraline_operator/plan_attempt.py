@@ -102,7 +102,7 @@ def _disruption(job: Job, ended: list[Pod]) -> Verdict | None:
     """The verdict on several nodes of which one was disrupted: the others end in all manner of ways then."""
     if job.nodes == 1:
         return None
-    pod = next((pod for pod in ended if pod.is_disrupted), None)
+    pod = next((pod for pod in ended if pod.is_disrupted or pod.is_lost), None)
     if pod is not None:
         return _interrupted(f"pod {pod.name} was stopped from outside, and the attempt with it", None)
     if job.end == POD_FAILURE_POLICY:  # no pod that is left ended with a permanent exit code
@@ -113,15 +113,35 @@ def _disruption(job: Job, ended: list[Pod]) -> Verdict | None:
 def _of_pod(pod: Pod) -> Verdict:
     result = outcome.parse_outcome(pod.termination_message)
     if pod.is_out_of_memory:
-        message = (
-            f"pod {pod.name} was killed at its memory limit (exit code {pod.exit_code}); "
-            "raise spec.compute.requests.memory, or lower training.microBatchSize or maxSeqLength"
-        )
+        message = _out_of_memory(pod)
         return Verdict(succeeded=False, reason=Reason.OUT_OF_MEMORY, message=message, can_retry=True, outcome=result)
+    if pod.is_lost:
+        return _interrupted(f"the node of pod {pod.name} went down, and the pod with it", result)
     if pod.exit_code == SIGKILL_EXIT_CODE:
-        message = f"pod {pod.name} was killed (exit code {pod.exit_code}); the node may have failed or been drained"
-        return _interrupted(message, result)
+        return _interrupted(_killed(pod), result)
     return _of_exit_code(pod, result)
+
+
+def _out_of_memory(pod: Pod) -> str:
+    """What is told of a pod that the kernel killed for its memory."""
+    others = "or lower training.microBatchSize or training.maxSeqLength, which starts a new run"
+    if pod.memory_limit is None:
+        return (
+            f"pod {pod.name} was killed (exit code {pod.exit_code}) as its node had no memory left, and it had no "
+            f"limit of its own; set spec.compute.requests.memory, by which it gets a node with room, {others}"
+        )
+    return (
+        f"pod {pod.name} was killed at its memory limit, {pod.memory_limit} (exit code {pod.exit_code}); raise "
+        f"spec.compute.requests.memory, and the run goes on from its newest checkpoint, {others}"
+    )
+
+
+def _killed(pod: Pod) -> str:
+    """What is told of a pod that was killed, and Kubernetes does not say why."""
+    why = "the node may have failed or been drained"
+    if pod.memory_limit is None:
+        why = "the node may have failed, been drained or run out of memory, as spec.compute.requests.memory is not set"
+    return f"pod {pod.name} was killed (exit code {pod.exit_code}); {why}"
 
 
 def _of_exit_code(pod: Pod, result: Outcome | None) -> Verdict:

@@ -80,10 +80,11 @@ async def test_a_snapshot_name_that_is_taken_is_said_and_freeing_it_starts_the_r
 
 
 async def test_a_pod_killed_at_its_memory_limit_says_so(tenant: Tenant) -> None:
-    await tenant.create_finetune(retries=0)
+    compute = {"gpus": 0, "requests": {"memory": "2Gi"}}
+    await tenant.create_finetune(retries=0, compute=compute)
     await tenant.end_pod(137, reason="OOMKilled", text="")
     status = await tenant.until("Failed", "OutOfMemory")
-    assert "was killed at its memory limit (exit code 137); raise spec.compute.requests.memory" in (
+    assert "was killed at its memory limit, 2Gi (exit code 137); raise spec.compute.requests.memory" in (
         status.conditions[0].message
     )
 

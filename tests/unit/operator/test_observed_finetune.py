@@ -67,10 +67,33 @@ def test_a_pod_that_does_not_start_tells_why(status: Manifest, stuck: Stuck | No
     assert observed_finetune.pod(an_object(status)).stuck == stuck
 
 
-def test_a_container_that_ran_out_of_memory_is_told_apart() -> None:
-    ended = {"exitCode": 137, "reason": "OOMKilled"}
-    pod = observed_finetune.pod(an_object({"phase": "Failed", "containerStatuses": [{"state": {"terminated": ended}}]}))
+def ended(code: int, reason: str) -> Manifest:
+    terminated = {"exitCode": code, "reason": reason}
+    return {"phase": "Failed", "containerStatuses": [{"state": {"terminated": terminated}}]}
+
+
+def test_a_container_that_ran_out_of_memory_is_told_apart_with_its_limit() -> None:
+    containers = [{"name": "trainer", "resources": {"limits": {"memory": "2Gi"}}}]
+    pod = observed_finetune.pod(an_object(ended(137, "OOMKilled"), containers=containers))
     assert (pod.exit_code, pod.is_out_of_memory, pod.is_live) == (137, True, False)
+    assert (pod.memory_limit, pod.is_lost) == ("2Gi", False)
+
+
+def test_a_container_without_a_memory_limit_has_none() -> None:
+    assert observed_finetune.pod(an_object(ended(137, "OOMKilled"), containers=[{"name": "x"}])).memory_limit is None
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "is_lost"),
+    [
+        pytest.param(255, "Unknown", True, id="containerd comes back and finds no process"),
+        pytest.param(137, "ContainerStatusUnknown", True, id="the kubelet comes back and finds no container"),
+        pytest.param(137, "Error", False, id="a kill"),
+        pytest.param(255, "Error", False, id="a program that ends so"),
+    ],
+)
+def test_a_container_that_went_down_with_its_node_is_told_apart(code: int, reason: str, is_lost: bool) -> None:
+    assert observed_finetune.pod(an_object(ended(code, reason))).is_lost is is_lost
 
 
 @pytest.mark.parametrize(

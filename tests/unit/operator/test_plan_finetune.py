@@ -179,6 +179,7 @@ def test_a_permanent_failure_ends_the_run_with_the_trainers_sentence(code: ExitC
         pytest.param({"exit_code": 77}, "UnexpectedError", 1, id="an exit code that nobody knows"),
         pytest.param({"exit_code": 137, "is_out_of_memory": True}, "OutOfMemory", 1, id="out of memory"),
         pytest.param({"exit_code": 137}, "Interrupted", 0, id="a kill from outside"),
+        pytest.param({"exit_code": 255, "is_lost": True}, "Interrupted", 0, id="a node that went down"),
         pytest.param({"exit_code": 41}, "Interrupted", 0, id="a disruption"),
         pytest.param(None, "Interrupted", 0, id="a pod that is gone"),
     ],
@@ -194,6 +195,43 @@ def test_a_failure_that_a_retry_can_mend_is_retried_after_ten_seconds(
     assert status.run is not None
     assert (status.run.attempt, status.run.failures, status.run.retry_time) == (2, counted, NOW + timedelta(seconds=10))
     assert (told(status)[1], f"ended with {reason}" in told(status)[2], plan.requeue_after_s) == ("Retrying", True, 10)
+
+
+@pytest.mark.parametrize(
+    ("pod", "words"),
+    [
+        pytest.param(
+            {"is_out_of_memory": True, "memory_limit": "2Gi"},
+            "was killed at its memory limit, 2Gi (exit code 137); raise spec.compute.requests.memory, and the run goes "
+            "on from its newest checkpoint, or lower training.microBatchSize or training.maxSeqLength, which starts a "
+            "new run",
+            id="at its limit",
+        ),
+        pytest.param(
+            {"is_out_of_memory": True},
+            "was killed (exit code 137) as its node had no memory left, and it had no limit of its own; set "
+            "spec.compute.requests.memory, by which it gets a node with room, or lower training.microBatchSize or "
+            "training.maxSeqLength, which starts a new run",
+            id="without a limit",
+        ),
+        pytest.param(
+            {"memory_limit": "2Gi"},
+            "was killed (exit code 137); the node may have failed or been drained",
+            id="for no reason that is told",
+        ),
+        pytest.param(
+            {},
+            "was killed (exit code 137); the node may have failed, been drained or run out of memory, as "
+            "spec.compute.requests.memory is not set",
+            id="for no reason that is told, without a limit",
+        ),
+    ],
+)
+def test_a_kill_is_told_with_the_memory_limit_and_the_way_out(pod: dict[str, object], words: str) -> None:
+    builder = after(a_finetune(), seen())
+    job = failed(the_job(builder))
+    ended = a_pod(job, "Failed", exit_code=137, **pod)
+    assert f"pod {ended.name} {words}; attempt 2 starts" in told(status_of(planned(builder, seen(job, ended))))[2]
 
 
 def test_the_second_attempt_starts_when_its_time_has_come_and_not_before() -> None:

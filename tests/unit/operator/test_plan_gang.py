@@ -165,6 +165,7 @@ def test_nobody_gives_a_node_back_for(observed: tuple[Job | Pod, ...]) -> None:
         pytest.param({"exit_code": 1}, {"exit_code": 12}, "PodFailurePolicy", "DatasetInvalid", 1, id="no retry mends"),
         pytest.param({"exit_code": 41}, {"exit_code": 40}, None, "StorageUnavailable", 1, id="one was stopped"),
         pytest.param({"exit_code": 1}, {"exit_code": 41, "is_disrupted": True}, None, "Interrupted", 0, id="a drain"),
+        pytest.param({"exit_code": 1}, {"exit_code": 255, "is_lost": True}, None, "Interrupted", 0, id="a node down"),
         pytest.param({"exit_code": 1}, None, "PodFailurePolicy", "Interrupted", 0, id="a drained pod that is gone"),
         pytest.param({"exit_code": 41}, {"exit_code": 41}, None, "Interrupted", 0, id="both lost each other"),
         pytest.param(

@@ -30,27 +30,9 @@ stop() { # stop SIGNAL PATTERN...: these programs; SIGKILL to those that are lef
   done
 }
 
-stop_cgroup() { # a node's containers and all that they left: the processes of the cgroup that up.sh made, then itself
-  local pids
-  [ -d "$(cgroup_folder)" ] || return 0
-  for _ in $(seq 50); do
-    pids=$(find "$(cgroup_folder)" -name cgroup.procs -exec cat {} + 2>/dev/null || true)
-    [ -n "$pids" ] || break
-    # shellcheck disable=SC2086 # a list
-    kill -9 $pids 2>/dev/null || true
-    sleep 0.1
-  done
-  for _ in $(seq 20); do
-    find /sys/fs/cgroup/"$cgroup" /sys/fs/cgroup/*/"$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || true
-    [ -d "$(cgroup_folder)" ] || return 0
-    sleep 0.1
-  done
-  fail "the cgroup $(cgroup_folder) still holds processes: $(find "$(cgroup_folder)" -name cgroup.procs -exec cat {} + | tr '\n' ' ')"
-}
-
 stop KILL 'kube*' kwok coredns registry 'door*' # they keep nothing; their own way to end takes five seconds
 stop TERM etcd
-stop_cgroup
+[ ! -d "$(cgroup_folder)" ] || end_cgroup # of a node: its containers, and all that they left
 stop KILL box
 rm -f "$dir"/pids/*
 with_machine release_machine

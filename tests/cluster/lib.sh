@@ -6,6 +6,7 @@
 node_ip=10.245.0.2
 service_ip=10.247.0.1
 enter=() # how to enter the node's namespaces; empty without a node
+part=system # of the node's cgroup, in which programs start: the box and the control plane, or `node`, what a node runs
 cgroup=loraline-$(printf %s "$dir" | sha256sum | cut -c1-8)
 
 fail() {
@@ -24,7 +25,7 @@ start() { # start NAME COMMAND...: in the background; its pid goes to pids/, its
   (
     umask 022 # up.sh's 077 is for keys; under containerd it would close an image's root to other users
     close_inherited
-    [ ${#enter[@]} -eq 0 ] || echo "$BASHPID" >"$(cgroup_folder)/system/cgroup.procs"
+    [ ${#enter[@]} -eq 0 ] || echo "$BASHPID" >"$(cgroup_folder)/$part/cgroup.procs"
     exec setsid "${enter[@]}" "$@" </dev/null >>"$dir/logs/$name.log" 2>&1
   ) &
   echo "$! $(started_at $!)" >"$dir/pids/$(printf %02d "$n")-$name"
@@ -52,6 +53,23 @@ running() { # running [DIR]: the programs of the cluster that still run
 
 cgroup_folder() { # where the processes of the node's cgroup are listed: cgroup v2, or v1's hierarchy of pids
   if [ -f /sys/fs/cgroup/cgroup.controllers ]; then echo "/sys/fs/cgroup/$cgroup"; else echo "/sys/fs/cgroup/pids/$cgroup"; fi
+}
+
+end_cgroup() { # end_cgroup [PART]: kills the processes of the node's cgroup or of a part of it, and removes it
+  local path=${1:+/$1} pids
+  for _ in $(seq 50); do
+    pids=$(find "$(cgroup_folder)$path" -name cgroup.procs -exec cat {} + 2>/dev/null || true)
+    [ -n "$pids" ] || break
+    # shellcheck disable=SC2086 # a list
+    kill -9 $pids 2>/dev/null || true
+    sleep 0.1
+  done
+  for _ in $(seq 20); do
+    find /sys/fs/cgroup/"$cgroup$path" /sys/fs/cgroup/*/"$cgroup$path" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    [ -d "$(cgroup_folder)$path" ] || return 0
+    sleep 0.1
+  done
+  fail "the cgroup $(cgroup_folder)$path still holds processes: $(find "$(cgroup_folder)$path" -name cgroup.procs -exec cat {} + | tr '\n' ' ')"
 }
 
 get() { # get PATH: from the API server, as admin

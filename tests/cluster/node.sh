@@ -35,8 +35,12 @@ box_up() {
     [ -e /proc/sys/net/bridge ] || modprobe br_netfilter
     echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables
   ' box "$dir" "$node_ip"
+  containerd_up
+}
+
+containerd_up() {
   containerd_files
-  start containerd containerd --config "$dir/containerd.toml"
+  part=node start containerd containerd --config "$dir/containerd.toml"
 }
 
 need_node_programs() {
@@ -47,11 +51,12 @@ need_node_programs() {
   done
 }
 
-make_cgroup() { # one for the box, in it one for the node's own programs; the kubelet makes one for pods beside that
+make_cgroup() { # one for the box, in it one for the box and the control plane, one for what a node runs; the kubelet
+  # makes one for pods beside them, and power.sh ends the latter two.
   # It weighs four programs, not one: on a busy machine a training in a pod came to 7 tokens/s.
   local hierarchy folder
   if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
-    mkdir -p "/sys/fs/cgroup/$cgroup/system"
+    mkdir -p "/sys/fs/cgroup/$cgroup"/{system,node}
     for folder in /sys/fs/cgroup "/sys/fs/cgroup/$cgroup"; do
       sed 's/^/+/; s/ / +/g' "$folder/cgroup.controllers" >"$folder/cgroup.subtree_control"
     done
@@ -60,10 +65,10 @@ make_cgroup() { # one for the box, in it one for the node's own programs; the ku
   fi
   for hierarchy in /sys/fs/cgroup/*/; do
     [ -f "$hierarchy/release_agent" ] || continue # not a v1 hierarchy
-    mkdir -p "$hierarchy/$cgroup/system"
+    mkdir -p "$hierarchy/$cgroup"/{system,node}
     [ ! -f "$hierarchy/$cgroup/cpu.shares" ] || echo 4096 >"$hierarchy/$cgroup/cpu.shares"
     [ -f "$hierarchy/cpuset.cpus" ] || continue
-    for folder in "$hierarchy/$cgroup" "$hierarchy/$cgroup/system"; do
+    for folder in "$hierarchy/$cgroup" "$hierarchy/$cgroup"/{system,node}; do
       cat "$hierarchy/cpuset.cpus" >"$folder/cpuset.cpus"
       cat "$hierarchy/cpuset.mems" >"$folder/cpuset.mems"
     done
@@ -165,6 +170,7 @@ C
 }
 
 node_up() {
+  local part=node
   node_keys
   kubelet_files
   await containerd "${enter[@]}" ctr version
@@ -178,8 +184,8 @@ node_up() {
   start coredns "$bin/coredns" -conf "$dir/Corefile"
 }
 
-node_ready() { # the kubelet says so, and DNS and kube-proxy lead to the API server
-  get /api/v1/nodes/node-1 | python3 -c 'import json, sys
+node_ready() { # the kubelet lives and says so, and DNS and kube-proxy lead to the API server
+  "${enter[@]}" curl -sf -m 2 http://127.0.0.1:10248/healthz && get /api/v1/nodes/node-1 | python3 -c 'import json, sys
 sys.exit(not any(c["type"] == "Ready" and c["status"] == "True" for c in json.load(sys.stdin)["status"]["conditions"]))' &&
     "${enter[@]}" curl -skf -m 2 https://kubernetes.default.svc.cluster.local/readyz
 }

@@ -61,6 +61,7 @@ class Reason(StrEnum):
     QUEUED = "Queued"
     PREEMPTED = "Preempted"
     GANG_TIMEOUT = "GangTimeout"
+    NODE_LOST = "NodeLost"
     DELETING = "Deleting"
     OUTPUT_NOT_DELETED = "OutputNotDeleted"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"

@@ -80,6 +80,8 @@ class Pod:
     job_name: str
     phase: str
     is_deleting: bool = False
+    ends_by: datetime | None = None
+    """End of its grace period; None while nobody deletes it."""
     ip: str | None = None
     exit_code: int | None = None
     termination_message: str = ""
@@ -94,6 +96,7 @@ class Pod:
     index: int = 0
     """Its number among the nodes of its Job."""
     has_node: bool = True
+    node: str = ""
     is_disrupted: bool = False
     """Whether Kubernetes says that it was or is being stopped from outside."""
 
@@ -219,6 +222,7 @@ def pod(manifest: Manifest) -> Pod:
         job_name=meta.labels.get("batch.kubernetes.io/job-name", meta.labels.get("job-name", "")),
         phase=status.get("phase", "Pending"),
         is_deleting=meta.is_deleting,
+        ends_by=meta.deleted,
         ip=status.get("podIP"),
         exit_code=ended.get("exitCode"),
         termination_message=ended.get("message", ""),
@@ -229,6 +233,7 @@ def pod(manifest: Manifest) -> Pod:
         created=meta.created,
         owner_uid=meta.owner_uid,
         index=int(meta.annotations.get(INDEX_ANNOTATION, "0")),
+        node=manifest.get("spec", {}).get("nodeName") or "",
         has_node=bool(manifest.get("spec", {}).get("nodeName")) or status.get("phase") in ("Running", "Succeeded"),
         is_disrupted=any(
             c["type"] == "DisruptionTarget" and c["status"] == "True" for c in status.get("conditions") or ()

@@ -240,8 +240,11 @@ def _start(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data]) -
         return refused
     blocker = _blocker(look)
     if blocker is not None:
-        message = f"run {run.id} starts when {blocker} has ended"
-        return Decision(Phase.PENDING, Reason.PENDING, message, status, deletions, requeue_after_s=BLOCKED_INTERVAL_S)
+        silence = plan_watch.lost(look.observed.pods, look.now)
+        reason, message = Reason.PENDING, f"run {run.id} starts when {blocker} has ended"
+        if silence is not None:
+            reason, message = Reason.NODE_LOST, f"run {run.id}: {silence}"
+        return Decision(Phase.PENDING, reason, message, status, deletions, requeue_after_s=BLOCKED_INTERVAL_S)
     return _create(look, run, wanted, data)
 
 

@@ -5,19 +5,22 @@ How an attempt ended is judged in `plan_attempt`.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from loraline_api.conditions import Reason
 from loraline_api.finetune import RunRef
 from loraline_api.progress import Progress
 from loraline_operator import plan_checkpoint, plan_gang, plan_queue, plan_result
 from loraline_operator.actions import Action, Kind, Patch, Ref
-from loraline_operator.observed_finetune import Job
+from loraline_operator.observed_finetune import Job, Pod
 from loraline_operator.plan_conditions import Phase
 from loraline_operator.plan_decision import Decision, Look, what
 
 PENDING_INTERVAL_S = 60.0
 """Time between two looks at a pod that does not start; what keeps it comes sooner, by watches."""
+
+SILENCE_S = 60
+"""Time after a pod's grace period within which a node that lives has told of its end."""
 
 
 def watch(look: Look, run: RunRef, job: Job, deletions: tuple[Action, ...]) -> Decision:
@@ -37,7 +40,9 @@ def watch(look: Look, run: RunRef, job: Job, deletions: tuple[Action, ...]) -> D
         late = plan_gang.taken_back(look, run, job)
         if late is not None:
             return late
-    reason, message = _waiting(look, run, job)
+    silence = lost(look.observed.pods_of(job), look.now)
+    lost_node = (Reason.NODE_LOST, f"{what(run)}: {silence}") if silence is not None else None
+    reason, message = lost_node or _waiting(look, run, job)
     status = status.model_copy(update={"progress": None})
     return Decision(Phase.PENDING, reason, message, status, deletions, requeue_after_s=PENDING_INTERVAL_S)
 
@@ -73,6 +78,21 @@ def _waiting(look: Look, run: RunRef, job: Job) -> tuple[Reason, str]:
     if stuck is not None:
         return stuck.reason, f"{what(run)}: {pod_name}: {stuck.message}{plan_result.remedy(stuck.reason)}"
     return Reason.PENDING, f"{what(run)}: {pod_name} " + ("starts" if pods else "has no pod yet")
+
+
+def lost(pods: tuple[Pod, ...], now: datetime) -> str | None:
+    """What is told of a pod whose node does not tell that it has ended; None when there is none.
+
+    Kubernetes leaves such a pod until its node is back or somebody says that the node is gone: it may still train.
+    """
+    for pod in pods:
+        if pod.is_live and pod.node and pod.ends_by is not None and now - pod.ends_by >= timedelta(seconds=SILENCE_S):
+            return (
+                f"pod {pod.name} was to end by {pod.ends_by:%H:%M:%S} UTC and its node {pod.node} is silent; the run "
+                f"goes on when the node is back, or when you know that it is off and say so: kubectl delete node "
+                f"{pod.node}"
+            )
+    return None
 
 
 def _deadline(look: Look, job: Job) -> tuple[Action, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -113,3 +114,10 @@ def test_a_job_has_ended_when_its_condition_says_so(
 ) -> None:
     job = observed_finetune.job(an_object({"conditions": conditions}))
     assert (job.end, job.has_failed, job.is_live) == (end, has_failed, end is None)
+
+
+def test_a_pod_that_is_deleted_has_a_node_and_an_end() -> None:
+    manifest = an_object({"phase": "Running"}, nodeName="node-1")
+    manifest["metadata"]["deletionTimestamp"] = "2026-11-22T12:00:00Z"
+    pod = observed_finetune.pod(manifest)
+    assert (pod.is_deleting, pod.node, pod.ends_by) == (True, "node-1", datetime(2026, 11, 22, 12, tzinfo=UTC))

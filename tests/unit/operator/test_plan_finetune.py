@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -254,6 +255,35 @@ def test_retries_that_are_used_up_end_the_run() -> None:
     status = status_of(planned(builder, seen(first, second, a_pod(second, "Failed", exit_code=40)), LATER))
     assert (status.phase, told(status)[1]) == ("Failed", "BackoffLimitExceeded")
     assert told(status)[2].startswith("2 attempts failed and spec.retries is 1; the last ended with StorageUnavailable")
+
+
+SILENT: dict[str, Any] = {"is_deleting": True, "ends_by": NOW, "node": "node-1"}
+WORDS = (
+    "was to end by 12:00:00 UTC and its node node-1 is silent; the run goes on when the node is back, or when you know "
+    "that it is off and say so: kubectl delete node node-1"
+)
+
+
+def test_a_pod_whose_node_does_not_tell_of_its_end_is_told_with_the_way_out() -> None:
+    builder = after(a_finetune(), seen())
+    job = the_job(builder)
+    pod = a_pod(job, **SILENT)
+    observed = seen(job, pod, a_snapshot(job.run_id))
+    early = told(status_of(planned(builder, observed, NOW + timedelta(seconds=59))))
+    late = planned(builder, observed, NOW + timedelta(seconds=60))
+    assert early[1] == "Pending"
+    assert told(status_of(late)) == ("False", "NodeLost", f"run {job.run_id}, attempt 1: pod {pod.name} {WORDS}")
+    assert (late.actions, late.events[0].is_warning) == ((), True)
+
+
+def test_an_edit_waits_for_a_pod_on_a_silent_node_and_says_so() -> None:
+    builder = after(a_finetune(), seen())
+    old = the_job(builder)
+    pod = a_pod(old, **SILENT)
+    edited = builder.with_rank(8)
+    plan = planned(edited, seen(pod, a_snapshot(old.run_id)), NOW + timedelta(seconds=60))
+    assert told(status_of(plan)) == ("False", "NodeLost", f"run {wanted(edited)[0]}: pod {pod.name} {WORDS}")
+    assert plan.actions == ()
 
 
 def test_a_deadline_ends_the_run_without_a_retry() -> None:

@@ -69,9 +69,9 @@ class Kubectl:
         text = self.run("get", kind, name, "--ignore-not-found", "-o", "json")
         return dict(json.loads(text)) if text.strip() else None
 
-    def items(self, kind: str, selector: str = "") -> list[Object]:
-        """The objects of a kind."""
-        args = ["--selector", selector] if selector else []
+    def items(self, kind: str, selector: str = "", *, fields: str = "") -> list[Object]:
+        """The objects of a kind, with these labels and fields where given."""
+        args = [*(["--selector", selector] if selector else []), *(["--field-selector", fields] if fields else [])]
         return list(json.loads(self.run("get", kind, *args, "-o", "json"))["items"])
 
     def items_everywhere(self, kind: str) -> list[Object]:

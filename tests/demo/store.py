@@ -6,7 +6,9 @@ The client pod runs the operator's image, for its Python; it asks and looks wher
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
+import shutil
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ SECRET = "adapter-storage"
 S3_ENDPOINT = f"http://s3.{NAMESPACE}.svc:9000"
 MODEL_BUCKET = "models"
 ADAPTER_BUCKET = "adapters"
+VOLUME = f"{NAMESPACE}-s3"
 STORAGE_SCRIPT = Path(__file__).parent / "inside" / "storage.py"
 
 RESTRICTED: Object = {
@@ -48,7 +51,12 @@ def furnish(ground: Ground) -> None:
     forget_namespace(kubectl)
     kubectl.apply(namespace())
     wait_for("the namespace's ServiceAccount", lambda: kubectl.get("serviceaccount", "default"), timeout_s=60)
-    kubectl.apply(secret(), service(), s3_deployment(ground.images.s3), client_pod(ground.images.operator))
+    data: Object = {"emptyDir": {}}
+    if ground.folder is not None:
+        data = {"persistentVolumeClaim": {"claimName": "s3"}}
+        kubectl.run("delete", "persistentvolume", VOLUME, "--ignore-not-found")
+        kubectl.apply(*disk(ground.folder / "s3"))
+    kubectl.apply(secret(), service(), s3_deployment(ground.images.s3, data), client_pod(ground.images.operator))
     try:
         kubectl.run("rollout", "status", "deployment/s3", "--timeout=180s")
         kubectl.run("wait", "--for=condition=Ready", f"pod/{CLIENT}", "--timeout=180s")
@@ -152,8 +160,37 @@ def service() -> Object:
     }
 
 
-def s3_deployment(image: str) -> Object:
-    """versitygw over an emptyDir: what it holds lives as long as its pod."""
+def disk(folder: Path) -> tuple[Object, Object]:
+    """A volume over a new folder of the built-in cluster's node, and the claim to it: a storage that outlives the node.
+
+    Dynamic volumes are not to be had there, and what an emptyDir holds lives as long as its pod.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    os.chown(folder, POD_SECURITY["runAsUser"], POD_SECURITY["fsGroup"])
+    shape = {"accessModes": ["ReadWriteOnce"], "storageClassName": ""}
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": VOLUME, "labels": {LABEL: "true"}},
+        "spec": shape
+        | {
+            "capacity": {"storage": "100Gi"},
+            "hostPath": {"path": str(folder), "type": "Directory"},
+            "claimRef": {"namespace": NAMESPACE, "name": "s3"},
+        },
+    }
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "s3"},
+        "spec": shape | {"volumeName": VOLUME, "resources": {"requests": {"storage": "100Gi"}}},
+    }
+    return volume, claim
+
+
+def s3_deployment(image: str, data: Object) -> Object:
+    """versitygw over a volume."""
     keys = {"ROOT_ACCESS_KEY": "AWS_ACCESS_KEY_ID", "ROOT_SECRET_KEY": "AWS_SECRET_ACCESS_KEY"}
     container = {
         "name": "s3",
@@ -180,7 +217,7 @@ def s3_deployment(image: str) -> Object:
                     "securityContext": POD_SECURITY,
                     "automountServiceAccountToken": False,
                     "containers": [container],
-                    "volumes": [{"name": "data", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+                    "volumes": [{"name": "data", **data}, {"name": "tmp", "emptyDir": {}}],
                 },
             },
         },

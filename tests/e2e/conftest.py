@@ -14,7 +14,7 @@ import pytest
 
 from demo import __main__ as demo
 from demo import ground, store
-from e2e.stage import TINY_PREFIX, Stage
+from e2e.stage import TINY_PREFIX, Stage, version_of
 from tools import tiny_model
 
 
@@ -33,3 +33,14 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     finally:
         if not given:
             ground.remove(folder)
+
+
+@pytest.fixture(scope="session")
+def untouched(stage: Stage) -> str:
+    """The version of the long recipe's adapter when its training pod is left alone; the operator's pod is not."""
+    stage.start("operator-deleted")
+    jobs = stage.jobs("operator-deleted")
+    stage.in_system("delete", "pod", "--selector", "app.kubernetes.io/component=operator")
+    found = stage.completed("operator-deleted")
+    assert stage.jobs("operator-deleted") == jobs
+    return version_of(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
@@ -14,6 +15,9 @@ from demo.kubectl import Kubectl, Object, condition, wait_for
 
 TINY_PREFIX = "tiny"
 TINY_URI = f"s3://{store.MODEL_BUCKET}/{TINY_PREFIX}"
+LONG_STEPS = 400
+"""Steps of the tiny model that take long enough to be interrupted."""
+
 GOOD_DATA = "".join(
     json.dumps({"prompt": f"say {number}", "completion": f"it is {number}"}) + "\n" for number in range(16)
 )
@@ -48,6 +52,35 @@ class Stage:
         items = self.kubectl.items("jobs", f"loraline.dev/finetune={finetune}")
         return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
 
+    def pods(self, finetune: str) -> list[Object]:
+        """A fine-tune's pods."""
+        return self.kubectl.items("pods", f"loraline.dev/finetune={finetune}")
+
+    def start(self, name: str, *, saved_step: int | None = None, **changes: Any) -> Object:
+        """A fine-tune of the tiny model whose pod trains, and has saved a step when one is asked for."""
+        recipe = finetune(name, max_steps=LONG_STEPS, checkpoint={"interval": 20}, **changes)
+        self.kubectl.apply(data(name, GOOD_DATA), recipe)
+        return self.training(name, saved_step=saved_step)
+
+    def training(self, name: str, *, saved_step: int | None = None) -> Object:
+        """A fine-tune whose pod trains, and has saved a step when one is asked for."""
+
+        def look() -> Object | None:
+            found = self.finetune(name)
+            progress = found.get("status", {}).get("progress", {})
+            if progress.get("stage") != "Training":
+                return None
+            return found if progress.get("checkpoint", {}).get("savedStep", 0) >= (saved_step or 0) else None
+
+        return wait_for(f"training of {name}", look, timeout_s=300, every_s=0.5)
+
+    def completed(self, name: str) -> Object:
+        """A fine-tune whose run ended well."""
+        found = self.ended(name)
+        complete = condition(found, "Complete") or {}
+        assert complete["status"] == "True", complete["message"]
+        return found
+
     def ended(self, name: str, *, timeout_s: float = 600) -> Object:
         """A fine-tune whose run ended, well or not."""
 
@@ -70,6 +103,27 @@ class Stage:
         assert answer.status == 200, answer.error
         assert answer.version == route["version"]
         assert example.has_status(answer.text) is not None, answer.text
+
+
+def version_of(found: Object) -> str:
+    """The version of the adapter of a fine-tune."""
+    return str(found["status"]["adapter"]["version"])
+
+
+def resumed_step(found: Object) -> int:
+    """The step from which the last attempt of a fine-tune went on."""
+    return int(found["status"]["progress"]["checkpoint"]["resumedStep"])
+
+
+def trainer_of(pod: Object) -> int | None:
+    """The process of a pod's trainer, on this machine, which is the node; None when there is none yet."""
+    uid = pod["metadata"]["uid"]
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # processes come and go
+            is_in_pod = uid in (folder / "cgroup").read_text().replace("_", "-")
+            if is_in_pod and b"loraline_trainer" in (folder / "cmdline").read_bytes():
+                return int(folder.name)
+    return None
 
 
 def go_to(stage: Stage, folder: Path, version: str) -> None:

@@ -92,6 +92,7 @@ def _assembled(cluster: Cluster, poller: Poller, policies: PolicyStore, settings
     finetunes, observer = paths.finetunes(world, settings)
     reconciler.paths = {Kind.FINE_TUNE: finetunes, Kind.ADAPTER_DEPLOYMENT: paths.deployments(world, settings)}
     reconciler.forget_data = observer.data.forget
+    reconciler.reread = policies.load
     sinks: list[tuple[Selection, Sink]] = [(copies.selection, copies) for copies in children.copies]
     sinks += [(selection, complaints) for selection in SELECTIONS]
     reconciler.reflectors = [Reflector(cluster, selection, sink, settings.namespaces) for selection, sink in sinks]

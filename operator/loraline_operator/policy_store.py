@@ -1,4 +1,4 @@
-"""Keeps the policy: reads its ConfigMap in the operator's own namespace, and again whenever it changes.
+"""Keeps the policy: reads its ConfigMap in the operator's own namespace, again whenever it changes and at each resync.
 
 A policy that does not parse leaves the last good one in force, and is told in the log, a metric, an event on the
 ConfigMap and the answer of /readyz. Where there is none at the start, nothing is reconciled before it is mended.
@@ -35,6 +35,7 @@ class PolicyStore:
         self._cluster = cluster
         self._ref = Ref(Kind.CONFIG_MAP, settings.namespace, settings.policy)
         self._told_version = ""
+        self._reading = asyncio.Lock()
 
     async def load(self) -> bool:
         """Reads the ConfigMap; True when another policy is in force now.
@@ -42,18 +43,19 @@ class PolicyStore:
         Raises:
             errors.ApiError: it could not be read; the policy stays.
         """
-        manifest = await self._cluster.get(self._ref)
-        try:
-            policy = observed_policy.policy(self._ref, manifest)
-        except ValueError as error:
-            await self._refuse(manifest, str(error))
-            return False
-        is_new = not self.is_loaded or policy != self.current
-        if is_new or self.problem:
-            logger.info("%s: %s is in force", self._ref, "no policy" if manifest is None else "the policy")
-        self.current, self.problem, self.is_loaded = policy, "", True
-        metrics.policy_valid.set(1)
-        return is_new
+        async with self._reading:  # of two reads at once the older answer must not come last
+            manifest = await self._cluster.get(self._ref)
+            try:
+                policy = observed_policy.policy(self._ref, manifest)
+            except ValueError as error:
+                await self._refuse(manifest, str(error))
+                return False
+            is_new = not self.is_loaded or policy != self.current
+            if is_new or self.problem:
+                logger.info("%s: %s is in force", self._ref, "no policy" if manifest is None else "the policy")
+            self.current, self.problem, self.is_loaded = policy, "", True
+            metrics.policy_valid.set(1)
+            return is_new
 
     async def first(self) -> None:
         """Waits until there is a policy to judge by."""

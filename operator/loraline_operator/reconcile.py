@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 
 from loraline_operator import errors, metrics, observed
 from loraline_operator.actions import Kind, Manifest, Ref
@@ -45,6 +45,8 @@ class Reconciler:
         self.paths: Mapping[Kind, KindPath] = {}
         self.reflectors: Sequence[Reflector] = ()
         self.forget_data: Callable[[Ref], None] = lambda _: None
+        self.reread: Callable[[], Awaitable[object]] = _nothing_to_reread
+        """Reads again, at each resync, what no list tells: the policy."""
         self._cluster = cluster
         self._objects = objects
         self._queue = queue
@@ -137,7 +139,7 @@ class Reconciler:
             is_done = await self.list_all() is not None
 
     async def list_all(self) -> Sequence[Mapping[str | None, str]] | None:
-        """Lists both kinds and all children, lets each object run and forgets those that are gone.
+        """Reads the policy, lists both kinds and all children, lets each object run and forgets those that are gone.
 
         Returns the versions to watch the children from, or None when a list was refused.
         """
@@ -146,6 +148,7 @@ class Reconciler:
         phases: Counter[str] = Counter()
         keys: set[Ref] = set()
         try:
+            await self.reread()
             versions = [await reflector.relist() for reflector in self.reflectors]
             for kind in self.paths:
                 for namespace in self._settings.namespaces or (None,):
@@ -199,3 +202,7 @@ class Reconciler:
             self._queue.forget(key)
             return None
         return await self.paths[key.kind].run(key)
+
+
+async def _nothing_to_reread() -> None:
+    """Stands in where there is no policy."""

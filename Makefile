@@ -13,6 +13,7 @@ DEV = dev=$$(tests/tools/setup.sh dev | tail -1)
 
 PLAN ?=
 SAMPLE ?=
+CHAOS ?=
 PAIRS ?= 60
 SIZES ?= 100,1000,5000
 
@@ -44,9 +45,9 @@ check: parts ## Run what needs neither root nor a cluster: style, types, layers,
 parts:
 	@for part in dev vllm tools argocd; do tests/tools/setup.sh $$part >/dev/null; done
 
-faults: ## Break the operator's world at every point (half an hour; PLAN=id plays one again, SAMPLE=n some, PAIRS=n).
+faults: ## Break the operator's world at every point (PLAN=id plays one again, SAMPLE=n some, CHAOS=minutes only kills).
 	@tests/tools/setup.sh system; $(DEV); "$$dev/bin/python" -m faults $(if $(PLAN),--plan "$(PLAN)",\
-	$(if $(SAMPLE),--sample $(SAMPLE),--pairs $(PAIRS) --manifests 1000))
+	$(if $(SAMPLE),--sample $(SAMPLE),$(if $(CHAOS),--chaos $(CHAOS),--pairs $(PAIRS) --manifests 1000 --chaos 10)))
 
 bench-operator: ## Measure the operator beside a plain kopf operator, on the built-in cluster (SIZES=100,1000,5000).
 	@tests/tools/setup.sh k8s-control-plane >/dev/null; tests/tools/setup.sh k8s-kwok >/dev/null; \

@@ -1,24 +1,58 @@
-"""`python -m faults [--plan ID] [--sample N] [--flow NAME] [--pairs N]`: plays plans and writes build/faults.json."""
+"""`python -m faults`: plays plans, judges manifests and kills for minutes, as asked, and writes build/faults.json."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
+import itertools
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from faults import ground, judge, plans, report
+from faults import chaos, ground, judge, plans, report
+from faults.chaos import Chaos
 from faults.judge import Judgement
 from faults.plans import MEANING, Plan
-from faults.play import Result
+from faults.play import Arena, Reference, Result
+from faults.proxy import OUTAGE_S
 
 REPORT = Path("build/faults.json")
 
 
+@dataclass
+class Found:
+    """What a run came to."""
+
+    results: list[Result] = field(default_factory=list)
+    judged: Judgement | None = None
+    chaos: Chaos | None = None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Plays what is asked for; 0 when everything converged."""
+    """Plays what is asked for; 0 when the goals are met."""
+    options = _parser().parse_args(arguments)
+    if options.list:
+        sys.stdout.writelines(f"{fault}\t{meaning}\n" for fault, meaning in MEANING.items())
+        return 0
+    with tempfile.TemporaryDirectory(prefix="loraline-faults-") as folder:
+        kept = options.folder or Path(folder)
+        kept.mkdir(parents=True, exist_ok=True)
+        found, is_whole = Found(), True
+        try:
+            asyncio.run(_run(options, kept, found))
+        except KeyboardInterrupt:
+            is_whole = False
+    report.write(options.report, found.results, found.judged, found.chaos)
+    sys.stdout.write(report.summary(found.results) + "\n" if found.results else "")
+    sys.stdout.write(report.manifests(found.judged) if found.judged else "")
+    sys.stdout.write(report.chaos(found.chaos) if found.chaos else "")
+    return 0 if is_whole and report.meets_goals(found.results, found.judged, found.chaos) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="faults", description=__doc__)
     parser.add_argument("--plan", action="append", default=[], help="plays the plan of this id (flow/fault/point)")
     parser.add_argument("--flow", action="append", default=[], help="only this flow")
@@ -26,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sample", type=int, default=0, help="plays so many single faults, always the same ones")
     parser.add_argument("--pairs", type=int, default=0, help="plays so many pairs as well, always the same ones")
     parser.add_argument("--manifests", type=int, default=0, help="judges so many generated manifests as well")
+    parser.add_argument("--chaos", type=float, default=0.0, help="kills for so many minutes; alone, it plays no plans")
     parser.add_argument("--at-once", type=int, default=ground.AT_ONCE, help="plans at once")
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="begins no plan after so many seconds")
     parser.add_argument("--list", action="store_true", help="says what the faults are")
@@ -34,39 +69,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--kubeconfig", type=Path, help="a control plane that runs and has our CRDs; default: a new one"
     )
     parser.add_argument("--folder", type=Path, help="keeps the logs in this folder")
-    options = parser.parse_args(arguments)
-    if options.list:
-        sys.stdout.writelines(f"{fault}\t{meaning}\n" for fault, meaning in MEANING.items())
-        return 0
-    with tempfile.TemporaryDirectory(prefix="loraline-faults-") as folder:
-        kept = options.folder or Path(folder)
-        kept.mkdir(parents=True, exist_ok=True)
-        found = asyncio.run(_run(options, kept))
-    results, judged = found
-    report.write(options.report, results, judged)
-    sys.stdout.write(report.summary(results) + "\n" + (report.manifests(judged) if judged else ""))
-    return 0 if all(result.converged for result in results) and (judged is None or not judged.problems) else 1
+    return parser
 
 
-async def _run(options: argparse.Namespace, folder: Path) -> tuple[list[Result], Judgement | None]:
+async def _run(options: argparse.Namespace, folder: Path, found: Found) -> None:
+    place = ground.joined(options.kubeconfig, folder) if options.kubeconfig else ground.arena(folder)
+    async with place as arena, asyncio.TaskGroup() as group:
+        if _wants_plans(options):
+            references, chosen, found.results = await _learned(arena, options)
+            tell = _teller(found, len(chosen))
+            outages = [plan for plan in chosen if set(plan.faults) & set(OUTAGE_S)]
+            others = [plan for plan in chosen if plan not in outages]
+            play = functools.partial(ground.run, arena, references=references, tell=tell, limit_s=options.limit_s)
+            group.create_task(play(outages, at_once=ground.OUTAGES_AT_ONCE))
+            await play(others, at_once=options.at_once)
+        if options.manifests:
+            found.judged = await judge.judge(arena, options.manifests)
+        if options.chaos:
+            found.chaos = await chaos.unleash(arena, options.chaos)
+
+
+def _teller(found: Found, total: int) -> Callable[[Result], None]:
+    """Keeps each result, and tells it."""
+    numbers = itertools.count(1)
+
+    def tell(result: Result) -> None:
+        found.results.append(result)
+        verdict = "converged" if result.converged else "FAILED: " + "; ".join(result.problems)
+        away = "" if result.was_struck else " (its point did not come)"
+        sys.stderr.write(f"[{next(numbers)}/{total}] {result.plan}: {verdict}{away}, {result.seconds} s\n")
+
+    return tell
+
+
+def _wants_plans(options: argparse.Namespace) -> bool:
+    others = (options.plan, options.flow, options.fault, options.sample, options.pairs, options.manifests)
+    return not options.chaos or any(others)
+
+
+async def _learned(arena: Arena, options: argparse.Namespace) -> tuple[dict[str, Reference], list[Plan], list[Result]]:
+    """The clean runs, and the plans that are asked for of those flows that ended well."""
     asked = [plans.parse(text) for text in options.plan]
     names = sorted({plan.flow for plan in asked}) or options.flow or ground.names()
-    place = ground.joined(options.kubeconfig, folder) if options.kubeconfig else ground.arena(folder)
-    async with place as arena:
-        references, results = await ground.learn(arena, names, options.at_once)
-        sound = {plans.parse(result.plan).flow for result in results if result.converged}
-        references = {name: reference for name, reference in references.items() if name in sound}
-        chosen = [plan for plan in asked or _chosen(options, ground.singles(references)) if plan.flow in sound]
-        sys.stderr.write(f"{len(chosen)} plans\n")
-        results += await ground.run(arena, chosen, references, options.at_once, limit_s=options.limit_s)
-        return results, await judge.judge(arena, options.manifests) if options.manifests else None
+    references, results = await ground.learn(arena, names, options.at_once)
+    sound = {plans.parse(result.plan).flow for result in results if result.converged}
+    references = {name: reference for name, reference in references.items() if name in sound}
+    chosen = [plan for plan in asked or _chosen(options, ground.singles(references)) if plan.flow in sound]
+    sys.stderr.write(f"{len(chosen)} plans\n")
+    return references, chosen, results
 
 
 def _chosen(options: argparse.Namespace, every: list[Plan]) -> list[Plan]:
     pairs = plans.pairs(every, options.pairs)
     if options.fault:
         every = [plan for plan in every if set(plan.faults) & set(options.fault)]
-    return plans.sample(every, options.sample or len(every)) + pairs
+    return (plans.sample(every, options.sample) if options.sample else plans.spread(every)) + pairs
 
 
 if __name__ == "__main__":

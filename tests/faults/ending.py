@@ -7,22 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from faults.record import WATCHED, Record
 from loraline_operator import naming
 from loraline_operator.actions import Kind, Manifest
-from loraline_operator.cluster import Cluster
 
-KINDS = (
-    Kind.FINE_TUNE,
-    Kind.ADAPTER_DEPLOYMENT,
-    Kind.CONFIG_MAP,
-    Kind.SERVICE,
-    Kind.DEPLOYMENT,
-    Kind.JOB,
-    Kind.POD,
-)
 OURS = (Kind.FINE_TUNE, Kind.ADAPTER_DEPLOYMENT)
 METADATA = ("name", "labels", "annotations", "finalizers", "ownerReferences")
 CHANCE_ANNOTATIONS = frozenset({naming.TABLE_ANNOTATION, naming.HASH_ANNOTATION})
@@ -35,18 +26,9 @@ Ending = Mapping[str, Any]
 class World:
     """The objects of a namespace at one moment."""
 
-    def __init__(self, namespace: str, items: Mapping[Kind, Sequence[Manifest]]) -> None:
-        self._namespace = namespace
-        self._items = items
-
-    @staticmethod
-    async def read(cluster: Cluster, namespace: str) -> World:
-        """All objects of the namespace now."""
-        found = {kind: [item async for item in cluster.list(kind, namespace)] for kind in KINDS}
-        found[Kind.CONFIG_MAP] = [
-            item for item in found[Kind.CONFIG_MAP] if item["metadata"]["name"] != "kube-root-ca.crt"
-        ]
-        return World(namespace, found)
+    def __init__(self, record: Record) -> None:
+        self._namespace = record.namespace
+        self._items: Mapping[Kind, Collection[Manifest]] = {kind: record.items(kind) for kind in WATCHED}
 
     def ending(self) -> Ending:
         """The normalised end state."""

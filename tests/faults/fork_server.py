@@ -7,6 +7,7 @@ more that Python needs to import what an operator needs. Run as a program, it is
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import os
@@ -77,6 +78,7 @@ def serve(mischief: str) -> None:
     from loraline_operator import __main__ as operator
 
     seeded.apply(mischief)
+    gc.freeze()  # so that no fork copies all that was imported as soon as it collects garbage
     numbers: dict[int, int] = {}
 
     def reap(*_: Any) -> None:

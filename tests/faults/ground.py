@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 
 from cluster import fixture
@@ -18,11 +17,15 @@ from faults.kubelet import kubelet
 from faults.plans import Plan
 from faults.play import Arena, Reference, Result
 from faults.proxy import Upstream
+from faults.record import Recorder
 from harness import operator_process as harness
 from loraline_operator.cluster import Cluster
 
-AT_ONCE = 6
-"""Plans at once by default: they mostly wait, so two cores carry several."""
+AT_ONCE = 12
+"""Plans at once by default: they mostly wait, so two cores carry many."""
+
+OUTAGES_AT_ONCE = 18
+"""Outages at once, beside the other plans: they do nothing but wait."""
 
 
 @contextlib.asynccontextmanager
@@ -41,8 +44,9 @@ async def joined(kubeconfig: Path, folder: Path, mischief: str = "") -> AsyncIte
     async with Cluster() as cluster:
         upstream, forks = Upstream(), await ForkServer.start(mischief)
         try:
-            async with kubelet(upstream):
-                yield Arena(cluster, upstream, folder, forks)
+            recorder = Recorder(upstream)
+            async with kubelet(upstream), recorder.running():
+                yield Arena(cluster, upstream, recorder, folder, forks)
         finally:
             await forks.stop()
             await upstream.session.close()
@@ -67,20 +71,19 @@ async def run(
     references: dict[str, Reference],
     at_once: int,
     *,
-    is_told: bool = True,
+    tell: Callable[[Result], None] = lambda _: None,
     limit_s: float = float("inf"),
 ) -> list[Result]:
     """Plays plans, several at once, in their order; each in a task, and so in a context, of its own.
 
     Args:
+        tell: takes each result as soon as it is there.
         limit_s: seconds after which no other plan is begun.
     """
     slots = asyncio.Semaphore(at_once)
     end = time.monotonic() + limit_s
-    done = 0
 
     async def one(plan: Plan) -> Result | None:
-        nonlocal done
         async with slots:
             if time.monotonic() > end:
                 return None
@@ -88,11 +91,7 @@ async def run(
                 result = await play.play(arena, plan, references[plan.flow])
             except Exception as error:  # one plan that cannot be played does not end the others
                 result = Result(plan.id, [f"not played: {error!r:.500}"])
-        done += 1
-        if is_told:
-            verdict = "converged" if result.converged else "FAILED: " + "; ".join(result.problems)
-            away = "" if result.was_struck else " (its point did not come)"
-            sys.stderr.write(f"[{done}/{len(chosen)}] {plan.id}: {verdict}{away}, {result.seconds} s\n")
+        tell(result)
         return result
 
     results = await asyncio.gather(*(asyncio.create_task(one(plan)) for plan in chosen))

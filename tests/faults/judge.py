@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from faults import manifests
 from faults.manifests import Case
 from faults.plans import Plan
-from faults.play import Arena, Operators, namespace_of_its_own
+from faults.play import Arena, Operators, place
 from harness.operator_process import Tenant, eventually
 from loraline_operator.actions import Kind
 
@@ -33,20 +33,21 @@ class Judgement:
 
 async def judge(arena: Arena, count: int, seed: int = 1) -> Judgement:
     """Applies so many manifests as kubectl does, waits until the operator has come to rest, and looks at each."""
-    namespace = await namespace_of_its_own(arena)
-    tenant = Tenant(arena.cluster, namespace)
-    operators = Operators(arena, Plan("manifests"), tenant)
     judgement = Judgement()
     started = time.monotonic()
-    try:
-        await operators.start()
-        slots = asyncio.Semaphore(AT_ONCE)
-        cases = [*manifests.generate(count, seed)]
-        accepted = await asyncio.gather(*(_apply(arena, namespace, case, judgement, slots) for case in cases))
-        await _rest(tenant, operators, [case for case in accepted if case is not None], judgement)
-        judgement.problems += operators.tracebacks()
-    finally:
-        await operators.stop()
+    async with place(arena) as (tenant, _):
+        operators = Operators(arena, Plan("manifests"), tenant)
+        try:
+            await operators.start()
+            slots = asyncio.Semaphore(AT_ONCE)
+            cases = [*manifests.generate(count, seed)]
+            accepted = await asyncio.gather(
+                *(_apply(arena, tenant.namespace, case, judgement, slots) for case in cases)
+            )
+            await _rest(tenant, operators, [case for case in accepted if case is not None], judgement)
+            judgement.problems += operators.tracebacks()
+        finally:
+            await operators.stop()
     judgement.seconds = round(time.monotonic() - started, 1)
     return judgement
 

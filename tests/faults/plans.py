@@ -71,7 +71,7 @@ AT_WRITES = (
     Fault.FROZEN,
 )
 AT_EVENTS = (Fault.DROP, Fault.REPEAT, Fault.DELAY, Fault.GONE, Fault.TRUNCATED)
-ONCE_A_FLOW = (Fault.PAUSE, Fault.JUMP_FORWARD, Fault.JUMP_BACK, Fault.OUTAGE)
+ONCE_A_FLOW = (Fault.PAUSE, Fault.JUMP_FORWARD, Fault.JUMP_BACK, Fault.OUTAGE, Fault.LONG_OUTAGE)
 """Faults that last: each strikes a flow at one write, the one that creates its first workload."""
 
 
@@ -153,13 +153,28 @@ def pairs(plans: Iterable[Plan], count: int, seed: int = 1) -> list[Plan]:
     return found
 
 
-def sample(plans: Sequence[Plan], count: int, seed: int = 1) -> list[Plan]:
-    """Some of the plans, spread over the faults, always the same for a seed."""
-    chance = random.Random(seed)
-    by_fault: dict[Fault, list[Plan]] = {}
+def spread(plans: Iterable[Plan], seed: int = 1) -> list[Plan]:
+    """All plans in an order of which every beginning is a fair sample, always the same for a seed.
+
+    Every fault strikes every flow once before any does so again, and neighbours differ in both.
+    """
+    groups: dict[tuple[Fault, str], list[Plan]] = {}
     for plan in plans:
-        by_fault.setdefault(plan.faults[0], []).append(plan)
-    for group in by_fault.values():
+        groups.setdefault((plan.faults[0], plan.flow), []).append(plan)
+    chance = random.Random(seed)
+    for _, group in sorted(groups.items()):
+        group.sort(key=lambda plan: plan.id)  # one clean run's points come in another order than the next one's
         chance.shuffle(group)
-    rounds = itertools.chain.from_iterable(itertools.zip_longest(*by_fault.values()))
-    return [plan for plan in rounds if plan is not None][:count]
+    faults, flows = list(Fault), sorted({flow for _, flow in groups})
+    places = [
+        (fault, flows[(number + turn) % len(flows)])
+        for turn in range(len(flows))
+        for number, fault in enumerate(faults)
+    ]
+    rounds = itertools.chain.from_iterable(itertools.zip_longest(*(groups.get(place, ()) for place in places)))
+    return [plan for plan in rounds if plan is not None]
+
+
+def sample(plans: Iterable[Plan], count: int, seed: int = 1) -> list[Plan]:
+    """The first of the plans as `spread`, without those of a quarter of an hour."""
+    return spread((plan for plan in plans if Fault.LONG_OUTAGE not in plan.faults), seed)[:count]

@@ -19,9 +19,10 @@ import yaml
 from faults import ending
 from faults.flows import flows
 from faults.fork_server import ForkServer
+from faults.mirror import Mirror
 from faults.plans import Fault, Plan, Strike
 from faults.proxy import OUTAGE_S, Proxy, Upstream
-from faults.record import Record
+from faults.record import Record, Recorder
 from faults.stage import Stage
 from harness.operator_process import PATIENCE_S, OperatorProcess, Tenant, eventually
 from loraline_operator import lease
@@ -33,8 +34,13 @@ CONVERGE_S = 30.0
 QUIET_S = 4.0
 """Longer than the resync interval of `ARGUMENTS`."""
 
+LOOK_S = 0.5
+LAST_EVENTS_S = 1.0
+"""Time in which the last events of a flow are on their way when its end is reached."""
+
 RECOVERY_LIMIT_S = 15.0
 RESTART_S = 0.2
+ALL_WATCHES = frozenset({"lorafinetunes", "adapterdeployments", "deployments", "jobs", "pods", "configmaps"})
 ARGUMENTS = (
     *("--resync-interval-s", "3", "--progress-interval-s", "0.5", "--dataset-interval-s", "1"),
     *("--first-retry-delay-s", "2"),
@@ -77,14 +83,15 @@ class Result:
         return not self.problems
 
 
+@dataclass(frozen=True, slots=True)
 class Arena:
-    """What all plans share: the control plane and the connections to it."""
+    """What all plans share: the control plane, the connections to it and the watches of it."""
 
-    def __init__(self, cluster: Cluster, upstream: Upstream, folder: Path, forks: ForkServer) -> None:
-        self.cluster = cluster
-        self.upstream = upstream
-        self.folder = folder
-        self.forks = forks
+    cluster: Cluster
+    upstream: Upstream
+    recorder: Recorder
+    folder: Path
+    forks: ForkServer
 
 
 @dataclass
@@ -126,7 +133,8 @@ class Operators:
     """The operator of one plan: processes that are started again when they end, as a kubelet would."""
 
     def __init__(self, arena: Arena, plan: Plan, tenant: Tenant) -> None:
-        self._arena, self._plan, self._tenant = arena, plan, tenant
+        self.plan = plan
+        self._arena, self._tenant = arena, tenant
         self._replicas: list[Forked] = []
         self._keepers: list[asyncio.Task[None]] = []
         self._may_start = asyncio.Event()
@@ -146,7 +154,7 @@ class Operators:
             _kubeconfig(self._arena.folder / f"{name}.kubeconfig", proxy.port),
             self._arena.folder / f"{name}.log",
             arguments=(*namespace, *ARGUMENTS, *self._lease()),
-            environment=self._faked_clock() if set(self._plan.faults) & set(HOUR_S) else {},
+            environment=self._faked_clock() if set(self.plan.faults) & set(HOUR_S) else {},
             forks=self._arena.forks,
         )
         self._replicas.append(replica)
@@ -154,11 +162,11 @@ class Operators:
         self._keepers.append(asyncio.create_task(self._keep(replica)))
 
     async def is_watching(self) -> bool:
-        """Whether the first replica leads and watches our kinds."""
-        return "lorafinetunes" in self.proxies[0].trace.watched
+        """Whether the first replica leads and watches all that it looks at."""
+        return self.proxies[0].trace.watched >= ALL_WATCHES
 
     def _lease(self) -> tuple[str, ...]:
-        durations = [LEASE_S[fault] for fault in self._plan.faults if fault in LEASE_S]
+        durations = [LEASE_S[fault] for fault in self.plan.faults if fault in LEASE_S]
         return ("--lease-duration-s", durations[0]) if durations else ()
 
     async def stop(self) -> None:
@@ -193,14 +201,14 @@ class Operators:
         """Does to the first replica what the fault at a write says."""
         match strike.fault:
             case Fault.KILL:
-                await self._kill()
+                await self.kill()
             case Fault.PAUSE:
                 await self._pause()
             case Fault.JUMP_FORWARD | Fault.JUMP_BACK:
                 self._clock.write_text(HOUR_S[strike.fault], encoding="utf-8")
 
-    async def _kill(self) -> None:
-        """Kills it, and ends its Lease, so that the next process need not wait for the Lease's end."""
+    async def kill(self) -> None:
+        """Kills the first replica, and ends its Lease, so that the next process need not wait for the Lease's end."""
         self._may_start.clear()
         try:
             await self._replicas[0].kill()
@@ -234,13 +242,15 @@ class Operators:
         }
 
 
-async def namespace_of_its_own(arena: Arena) -> str:
-    """Makes a namespace."""
+@contextlib.asynccontextmanager
+async def place(arena: Arena) -> AsyncIterator[tuple[Tenant, Record]]:
+    """A namespace of its own, and the record of all that happens in it while the block runs."""
     name = f"f{os.getpid()}-{next(NUMBERS)}"
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    async with arena.upstream.request("POST", "/api/v1/namespaces", data=json.dumps(body).encode()) as answer:
-        answer.raise_for_status()
-    return name
+    with arena.recorder.recording(name) as record:
+        async with arena.upstream.request("POST", "/api/v1/namespaces", data=json.dumps(body).encode()) as answer:
+            answer.raise_for_status()
+        yield Tenant(Mirror(arena.cluster, record), name), record
 
 
 async def learn(arena: Arena, flow: str) -> tuple[Reference, Result]:
@@ -254,57 +264,59 @@ async def play(arena: Arena, plan: Plan, reference: Reference) -> Result:
 
 
 async def _play(arena: Arena, plan: Plan, reference: Reference | None) -> tuple[Reference, Result]:
-    namespace = await namespace_of_its_own(arena)
-    tenant = Tenant(arena.cluster, namespace)
     PATIENCE_S.set(STEP_LIMIT_S + max((OUTAGE_S.get(fault, 0.0) for fault in plan.faults), default=0.0))
     result = Result(plan.id)
     started = time.monotonic()
-    record = Record(arena.upstream, namespace)
-    operators = Operators(arena, plan, tenant)
-    async with _recording(record), _operating(operators, plan):
-        try:
-            await flows()[plan.flow].play(Stage(tenant))
-            found = await _settle(arena, namespace, operators, reference)
-        except AssertionError as error:
-            result.problems.append(f"stuck: {error!s:.600}")
-            found = await ending.World.read(arena.cluster, namespace)
-        else:
-            await _judge_rest(operators, result)
+    flow = flows()[plan.flow]
+    async with place(arena) as (tenant, record):
+        operators, stage = Operators(arena, plan, tenant), Stage(tenant)
+        await flow.prepare(stage)
+        async with operating(operators):
+            try:
+                await flow.play(stage)
+                await _settle(record, operators, reference)
+            except AssertionError as error:
+                result.problems.append(f"stuck: {error!s:.600}")
+            else:
+                await _judge_rest(operators, result)
+            found = ending.World(record)
+        found_ending, counts = found.ending(), record.counts()
         if reference is not None:
-            different = ending.difference(reference.ending, found.ending())
+            different = ending.difference(reference.ending, found_ending)
             result.problems += [f"another end: {different}"] if different else []
-        result.problems += found.orphans()
-    counts = record.counts()
-    if reference is not None:
-        result.problems += _miscounts(reference.counts, counts)
-    result.problems += record.problems() + operators.tracebacks()
+            result.problems += _miscounts(reference.counts, counts)
+        result.problems += [*found.orphans(), *record.problems(), *operators.tracebacks()]
     _judge_recovery(operators.proxies[0], result)
     struck = [strike for proxy in operators.proxies for strike in proxy.trace.struck]
     result.was_struck = sorted(struck) == sorted(str(strike) for strike in plan.strikes)
     result.seconds, result.restarts = round(time.monotonic() - started, 1), operators.restarts
     trace = operators.proxies[0].trace
-    return Reference(found.ending(), counts, tuple(trace.writes), tuple(trace.events)), result
+    return Reference(found_ending, counts, tuple(trace.writes), tuple(trace.events)), result
 
 
-async def _settle(arena: Arena, namespace: str, operators: Operators, reference: Reference | None) -> ending.World:
-    """The world once it is as the clean run left it, or when the time for that is over.
+async def _settle(record: Record, operators: Operators, reference: Reference | None) -> None:
+    """Waits until the world is as the clean run left it, or the time for that is over.
 
     A clean run has nothing to be like: it has settled when nothing was written for a while.
     """
     end = time.monotonic() + CONVERGE_S
-    while True:
-        before = operators.writes()
-        found = await ending.World.read(arena.cluster, namespace)
-        if reference is not None and not ending.difference(reference.ending, found.ending()):
-            return found
-        await asyncio.sleep(QUIET_S if reference is None else 0.5)
-        if time.monotonic() > end or (reference is None and operators.writes() == before):
-            return found
+    compared = -1
+    while time.monotonic() < end:
+        before = (operators.writes(), record.length)
+        if reference is None:
+            await asyncio.sleep(QUIET_S)
+            if (operators.writes(), record.length) == before:
+                return
+        elif record.length != compared:
+            compared = record.length
+            if not ending.difference(reference.ending, ending.World(record).ending()):
+                return
+        await asyncio.sleep(LOOK_S)
 
 
 async def _judge_rest(operators: Operators, result: Result) -> None:
     """Nothing is written once the end is reached; the last events may still be on their way when it is."""
-    await asyncio.sleep(1)
+    await asyncio.sleep(LAST_EVENTS_S)
     before = operators.writes()
     await asyncio.sleep(QUIET_S)
     if operators.writes() > before:
@@ -328,21 +340,12 @@ def _miscounts(wanted: Counter[str], found: Counter[str]) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def _recording(record: Record) -> AsyncIterator[None]:
-    await record.start()
+async def operating(operators: Operators) -> AsyncIterator[None]:
+    """Runs the replicas that a plan needs while the block runs."""
     try:
-        yield
-    finally:
-        await asyncio.sleep(0.2)  # the last events arrive
-        await record.stop()
-
-
-@contextlib.asynccontextmanager
-async def _operating(operators: Operators, plan: Plan) -> AsyncIterator[None]:
-    try:
-        await operators.start(plan.strikes)
+        await operators.start(operators.plan.strikes)
         await eventually(operators.is_watching, "the operator watches")  # so that what is created comes as an event
-        if Fault.PAUSE in plan.faults:
+        if Fault.PAUSE in operators.plan.faults:
             await operators.start()
         yield
     finally:

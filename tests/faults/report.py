@@ -1,4 +1,4 @@
-"""What the plans came to: build/faults.json, and a summary for people."""
+"""What the plans came to: build/faults.json, a summary for people, and whether the goals are met."""
 
 from __future__ import annotations
 
@@ -9,15 +9,26 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from faults.chaos import Chaos
 from faults.judge import Judgement
 from faults.plans import Fault, parse
 from faults.play import Result
 
+PAIRS_GOAL = 0.95
+"""Share of the pairs that has to converge; of the single faults it is all."""
 
-def write(path: Path, results: Sequence[Result], judged: Judgement | None = None) -> None:
+
+def meets_goals(results: Sequence[Result], judged: Judgement | None, chaos: Chaos | None) -> bool:
+    """Whether all single faults and enough of the pairs converged, and manifests and chaos came to no wrong end."""
+    singles, pairs = _parted(results)
+    enough = sum(result.converged for result in pairs) >= PAIRS_GOAL * len(pairs)
+    others = [found for found in (judged, chaos) if found is not None and found.problems]
+    return all(result.converged for result in singles) and enough and not others
+
+
+def write(path: Path, results: Sequence[Result], judged: Judgement | None = None, chaos: Chaos | None = None) -> None:
     """Writes the report; what failed comes first."""
-    singles = [result for result in results if len(parse(result.plan).strikes) <= 1]
-    pairs = [result for result in results if len(parse(result.plan).strikes) > 1]
+    singles, pairs = _parted(results)
     body = {
         "plans": len(results),
         "converged": sum(result.converged for result in results),
@@ -26,6 +37,7 @@ def write(path: Path, results: Sequence[Result], judged: Judgement | None = None
         "pairs": _share(pairs),
         "notReached": [result.plan for result in results if not result.was_struck],
         **({"manifests": dataclasses.asdict(judged)} if judged is not None else {}),
+        **({"chaos": dataclasses.asdict(chaos)} if chaos is not None else {}),
         "verdicts": [_verdict(result) for result in sorted(results, key=lambda item: (item.converged, item.plan))],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +70,26 @@ def manifests(judged: Judgement) -> str:
         f"{judged.refused} were refused by the name of the field, {len(judged.problems)} did neither"
     )
     return "\n".join(lines) + "\n"
+
+
+def chaos(found: Chaos) -> str:
+    """What became of the minutes of kills."""
+    done = ", ".join(f"{count} {what}" for what, count in sorted(found.operations.items()))
+    ended = ", ".join(f"{count} {phase}" for phase, count in sorted(found.ended.items()))
+    lines = [f"FAILED chaos: {problem}" for problem in found.problems]
+    lines.append(
+        f"{found.kills} kills in {found.minutes:g} min (fine-tunes: {done}); at rest {found.rest_s} s after the last "
+        f"one, with {ended or 'none'} and {len(found.problems)} problems"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _parted(results: Iterable[Result]) -> tuple[list[Result], list[Result]]:
+    """Single faults, with the clean runs, and pairs."""
+    parts: tuple[list[Result], list[Result]] = ([], [])
+    for result in results:
+        parts[len(parse(result.plan).strikes) > 1].append(result)
+    return parts
 
 
 def _failures(results: Iterable[Result]) -> list[str]:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
 from faults.switchboards import Switchboards
 from harness.operator_process import Tenant, eventually
+from loraline_api import conditions
+from loraline_api.conditions import ConditionType, Reason
 from loraline_api.finetune import LoraFineTuneStatus
 from loraline_operator import naming
 from loraline_operator.actions import Kind, Manifest
 
 FIRST, SECOND = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 """Versions of adapters."""
+
+POLICY = "loraline-policy"
+"""Name of the policy's ConfigMap, unless the operator is told another."""
 
 
 class Stage:
@@ -20,6 +27,25 @@ class Stage:
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
         self.pods = Switchboards(tenant)
+
+    async def policy(self, **document: Any) -> None:
+        """Writes the policy: the operator of a plan has its own, in the namespace of the plan."""
+        ref = self.tenant.ref(Kind.CONFIG_MAP, POLICY)
+        data = {"policy.yaml": yaml.safe_dump(document)}
+        if await self.tenant.cluster.get(ref) is None:
+            await self.tenant.create_data(ref.name, data)
+        else:
+            await self.tenant.cluster.patch(ref, {"data": data})
+
+    async def refused(self, limit: str, name: str) -> None:
+        """Waits until a fine-tune is refused in words with this limit."""
+
+        async def look() -> bool:
+            status = await self.tenant.status(name)
+            ready = conditions.find(tuple(status.conditions), ConditionType.READY)
+            return ready is not None and ready.reason == Reason.POLICY_VIOLATION and limit in ready.message
+
+        await eventually(look, f"{name} is refused: {limit}")
 
     async def run_id(self, *, other_than: str | None = None, name: str = "tickets") -> str:
         """The current run, once it is another than that one."""

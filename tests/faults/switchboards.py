@@ -1,6 +1,7 @@
-"""Plays the kubelet and the switchboards of serving pods: each pod gets a loopback address that answers /state.
+"""Plays the serving pods of a namespace: the kubelet's part, and switchboards at a loopback address for each pod.
 
-A pod follows the routing table in its ConfigMap at once: it proves every version but those that it is to refuse.
+A pod follows the routing table in its ConfigMap at once: it proves every version but those that it is to refuse. The
+pods that check adapters pass every one.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from harness.operator_process import Tenant
+from harness.operator_process import PodGone, Tenant
+from harness.serving_pod import ANSWER, BASE, end_this_check
 from loraline_api.conditions import Reason
+from loraline_api.preflight import CARD_PATH
 from loraline_api.routing import (
     SWITCHBOARD_PORT,
     TABLE_KEY,
@@ -26,8 +29,9 @@ from loraline_api.routing import (
 from loraline_operator import errors, naming
 from loraline_operator.actions import Kind, Manifest
 
-LOOK_S = 0.2
+LOOK_S = 0.1
 ADDRESSES = (f"127.{a}.{b}.{c}" for a, b, c in itertools.product(range(20, 120), range(1, 250), range(1, 250)))
+ENDED = ("Succeeded", "Failed")
 
 
 class Switchboards:
@@ -55,13 +59,12 @@ class Switchboards:
 
     async def _play(self) -> None:
         while True:
-            with contextlib.suppress(errors.ApiError, AssertionError):
+            with contextlib.suppress(errors.ApiError, PodGone, AssertionError):
                 await self._look()
             await asyncio.sleep(LOOK_S)
 
     async def _look(self) -> None:
-        labels = naming.DEPLOYMENT_LABEL
-        pods = [pod async for pod in self._tenant.cluster.list(Kind.POD, self._tenant.namespace, labels=labels)]
+        pods = await self._pods(naming.DEPLOYMENT_LABEL)
         for pod in pods:
             name = pod["metadata"]["name"]
             if name not in self._runners:
@@ -69,6 +72,13 @@ class Switchboards:
             await self._follow(pod, self._runners[name][0])
         for name in set(self._runners) - {pod["metadata"]["name"] for pod in pods}:
             await self._runners.pop(name)[1].cleanup()
+        for check in await self._pods(naming.CHECK_LABEL):
+            if check["status"].get("phase") not in ENDED and "deletionTimestamp" not in check["metadata"]:
+                await end_this_check(self._tenant, check)
+
+    async def _pods(self, label: str) -> list[Manifest]:
+        tenant = self._tenant
+        return [pod async for pod in tenant.cluster.list(Kind.POD, tenant.namespace, labels=label)]
 
     async def _serve(self, pod: Manifest) -> tuple[str, web.AppRunner]:
         name = pod["metadata"]["name"]
@@ -77,8 +87,11 @@ class Switchboards:
             found = self._states.get(name, SwitchboardState())
             return web.Response(text=found.model_dump_json(by_alias=True), content_type="application/json")
 
+        async def base(_: web.Request) -> web.Response:
+            return web.Response(text=BASE.encode())
+
         application = web.Application()
-        application.router.add_get("/state", state)
+        application.add_routes([web.get("/state", state), web.get(CARD_PATH, base)])
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         address = next(ADDRESSES)
@@ -104,7 +117,7 @@ class Switchboards:
         ref = self._tenant.ref(Kind.CONFIG_MAP, naming.routes_name(deployment))
         manifest = await self._tenant.cluster.get(ref)
         if manifest is None:
-            return SwitchboardState(engine_healthy=True, message="no table")
+            return SwitchboardState(engine_healthy=True, base_digest=BASE.digest, message="no table")
         table = RoutingTable.model_validate_json(manifest["data"][TABLE_KEY])
         versions = [self._version(route.name, item.version) for route in table.routes for item in route.versions]
         proved = {(item.route, item.version) for item in versions if item.phase is VersionPhase.PROVED}
@@ -117,6 +130,7 @@ class Switchboards:
             table_digest=table.digest,
             ready=all(route.serving in (None, serving.get(route.name)) for route in table.routes),
             engine_healthy=True,
+            base_digest=BASE.digest,
             versions=versions,
             routes=routes,
         )
@@ -130,4 +144,10 @@ class Switchboards:
                 reason=Reason.ADAPTER_INVALID,
                 message="adapter_model.safetensors holds a NaN",
             )
-        return VersionState(route=route, version=version, phase=VersionPhase.PROVED)
+        return VersionState(
+            route=route,
+            version=version,
+            phase=VersionPhase.PROVED,
+            answer=ANSWER,
+            fingerprint=ANSWER.fingerprint,
+        )

@@ -47,21 +47,29 @@ async def arena(kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         yield joint
 
 
-async def references(arena: Arena, names: tuple[str, ...]) -> dict[str, Reference]:
-    learned, results = await ground.learn(arena, names, ground.AT_ONCE)
+@pytest.fixture(scope="module")
+def learned() -> dict[str, Reference]:
+    """The clean runs that were played before."""
+    return {}
+
+
+async def learn(arena: Arena, learned: dict[str, Reference], names: tuple[str, ...]) -> None:
+    """Plays the clean runs that are lacking."""
+    lacking = [name for name in names if name not in learned]
+    found, results = await ground.learn(arena, lacking, ground.AT_ONCE)
     assert [(result.plan, result.problems) for result in results if not result.converged] == []
-    return learned
+    learned |= found
 
 
 async def test_a_sample_of_faults_leads_to_the_end_of_the_clean_run(
-    arena: Arena, monkeypatch: pytest.MonkeyPatch
+    arena: Arena, learned: dict[str, Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(proxy.OUTAGE_S, Fault.OUTAGE, SHORT_OUTAGE_S)
-    learned = await references(arena, FLOWS)
+    await learn(arena, learned, FLOWS)
     lasting = set(plans.ONCE_A_FLOW)
     short = [plan for plan in ground.singles(learned) if not lasting & set(plan.faults)]
     chosen = [*map(plans.parse, LASTING), *plans.sample(short, PLANS)]
-    results = await ground.run(arena, chosen, learned, ground.AT_ONCE, is_told=False)
+    results = await ground.run(arena, chosen, learned, ground.AT_ONCE)
     assert {result.plan: result.problems for result in results if not result.converged} == {}
     assert len(results) == len(chosen)
 
@@ -73,9 +81,13 @@ async def test_generated_manifests_come_to_rest_or_are_refused_by_the_name_of_a_
 
 
 async def test_every_seeded_bug_is_found(
-    arena: Arena, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arena: Arena,
+    learned: dict[str, Reference],
+    kubeconfig: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    learned = await references(arena, ("first-run", "edit"))
+    await learn(arena, learned, ("first-run", "edit"))
     monkeypatch.setattr(play, "STEP_LIMIT_S", 20.0)  # these are to fail: nobody need wait long for them
     monkeypatch.setattr(play, "CONVERGE_S", 8.0)
 
@@ -83,7 +95,7 @@ async def test_every_seeded_bug_is_found(
         folder = tmp_path / bug
         folder.mkdir()
         async with ground.joined(kubeconfig, folder, bug) as broken:
-            (result,) = await ground.run(broken, [plans.parse(plan)], learned, 1, is_told=False)
+            (result,) = await ground.run(broken, [plans.parse(plan)], learned, 1)
         return result.converged
 
     verdicts = await asyncio.gather(*(asyncio.create_task(verdict(*item)) for item in FOUND_BY.items()))

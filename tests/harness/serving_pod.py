@@ -62,8 +62,14 @@ async def serving_pod(tenant: Tenant, deployment: str, ip: str) -> AsyncIterator
 
 
 async def end_check(tenant: Tenant, deployment: str, verdict: Verdict | None = None) -> str:
-    """The kubelet's part in a check: its pod leaves this verdict, or passes the adapter; the name of the Job."""
+    """The kubelet's part in the next check of a deployment, as `end_this_check`; the name of the Job."""
     pod = await eventually(lambda: _pod(tenant, f"{naming.CHECK_LABEL}={deployment}"), "the pod of a check")
+    await end_this_check(tenant, pod, verdict)
+    return str(pod["metadata"]["labels"]["batch.kubernetes.io/job-name"])
+
+
+async def end_this_check(tenant: Tenant, pod: Manifest, verdict: Verdict | None = None) -> None:
+    """The kubelet's part in a check: its pod leaves this verdict, or passes the adapter."""
     arguments = pod["spec"]["containers"][0]["args"]
     version = arguments[arguments.index("--version") + 1]
     message = (verdict or Verdict(version=version)).model_dump_json(by_alias=True)
@@ -72,7 +78,6 @@ async def end_check(tenant: Tenant, deployment: str, verdict: Verdict | None = N
     container = {"name": "preflight", "image": "x", "imageID": "", "ready": False, "restartCount": 0, "state": ended}
     status: Manifest = {"phase": "Succeeded", "containerStatuses": [container]}
     await tenant.set_pod_status(pod["metadata"]["name"], status)
-    return str(pod["metadata"]["labels"]["batch.kubernetes.io/job-name"])
 
 
 async def _pod(tenant: Tenant, labels: str) -> Manifest | None:

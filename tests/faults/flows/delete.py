@@ -14,8 +14,7 @@ async def play(stage: Stage) -> None:
     await stage.tenant.delete(Kind.FINE_TUNE, "tickets")
 
     async def all_gone() -> bool:
-        kinds = (Kind.FINE_TUNE, Kind.JOB, Kind.POD)
-        left = [name for kind in kinds for name in await stage.tenant.names(kind)]
-        return not left and await stage.tenant.names(Kind.CONFIG_MAP) == ["kube-root-ca.crt"]
+        kinds = (Kind.FINE_TUNE, Kind.JOB, Kind.POD, Kind.CONFIG_MAP)
+        return not [name for kind in kinds for name in await stage.tenant.names(kind)]
 
     await eventually(all_gone, "nothing is left")

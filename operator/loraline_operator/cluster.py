@@ -375,7 +375,8 @@ def _error(method: str, path: str, status: int, said: str, retry_after: str | No
     """The error of a refusal; the API server says it as a Status object, or in plain text when a path is not served."""
     with contextlib.suppress(ValueError, AttributeError):
         said = json.loads(said).get("message", "")
-    message = f"{method} {path}: {status} {said.strip()[:MAX_MESSAGE_CHARS]}"
+    said = said.strip()[:MAX_MESSAGE_CHARS]
+    message = f"{method} {path}: {status} {said}"
     if status == 429 or status >= 500:
         seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
         return errors.Transient(message, seconds)
@@ -388,4 +389,6 @@ def _error(method: str, path: str, status: int, said: str, retry_after: str | No
         409: errors.Conflict,
         410: errors.Gone,
     }
-    return kinds.get(status, errors.Invalid)(message)
+    error = kinds.get(status, errors.Invalid)(message)
+    error.said = said
+    return error

@@ -20,6 +20,9 @@ from __future__ import annotations
 class ApiError(Exception):
     """The API server refused a request, or did not answer."""
 
+    said = ""
+    """The API server's own words, where it had any."""
+
 
 class Transient(ApiError):
     """The same request can succeed later; `retry_after_s` is the server's word on when, if it said one."""

@@ -125,6 +125,8 @@ class ObservedDeployment:
     """Fine-tunes of the namespace by name, those at least that the routes name or the selector matches."""
     conflict: str | None = None
     """A child's name that belongs to something else, found by the last write."""
+    refused: str | None = None
+    """Why the API server does not take a child, in its own words, found by the last write."""
 
 
 def child(manifest: Manifest) -> Child:

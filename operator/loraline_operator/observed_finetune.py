@@ -174,6 +174,8 @@ class ObservedFineTune:
     """Runs that other fine-tunes of the namespace have in their status; observed for a deletion with its output."""
     conflict: str | None = None
     """A child's name that belongs to something else, found by the last write."""
+    refused: str | None = None
+    """Why the API server does not take a child, in its own words, found by the last write."""
 
     def job(self, name: str) -> Job | None:
         """The Job of that name."""

@@ -67,6 +67,9 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
     """Sees the children; the last argument is the earlier look of the same pass."""
     plan: Callable[[CustomObject[SpecT, StatusT], ObservedT, Settings, datetime], Plan[StatusT]]
     with_conflict: Callable[[ObservedT, str], ObservedT]
+    """What was seen, with a name that a child needs and something else has."""
+    with_refusal: Callable[[ObservedT, str], ObservedT]
+    """What was seen, with the API server's words about a child that it does not take."""
     only_tells: Callable[[StatusT, StatusT], bool]
     """Whether a new status only tells what is seen, and decides nothing that later passes build on."""
     wrote: Callable[[Ref, Manifest], None]
@@ -141,10 +144,14 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
         object, plan = look.object, look.plan
         try:
             await self._apply(object, plan.actions)
-        except (errors.NameConflict, errors.NamespaceEnds) as refusal:
+        except (errors.NameConflict, errors.NamespaceEnds, errors.Invalid) as refusal:
             if isinstance(refusal, errors.NamespaceEnds) and not object.meta.is_deleting:
                 raise errors.Transient(str(refusal)) from refusal  # the object's own deletion follows
-            seen = self.with_conflict(look.seen, str(refusal))
+            if isinstance(refusal, errors.Invalid):
+                logger.warning("%s: %s", object.ref, refusal)
+                seen = self.with_refusal(look.seen, refusal.said)
+            else:
+                seen = self.with_conflict(look.seen, str(refusal))
             plan = self.plan(object, seen, self.settings, datetime.now(UTC))
             look = Look(look.manifest, object, seen, plan)
             if object.meta.is_deleting:

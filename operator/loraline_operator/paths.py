@@ -80,6 +80,7 @@ def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finet
         observe=observer.observe,
         plan=plan,
         with_conflict=lambda seen, name: replace(seen, conflict=name),
+        with_refusal=lambda seen, words: replace(seen, refused=words),
         only_tells=_only_words,
         wrote=world.children.wrote,
         told=world.told,
@@ -107,6 +108,7 @@ def deployments(world: World, settings: Settings) -> KindPath:
             object, seen, settings, now, world.policies.current
         ),
         with_conflict=lambda seen, name: replace(seen, conflict=name),
+        with_refusal=lambda seen, words: replace(seen, refused=words),
         only_tells=lambda old, new: True,
         wrote=_forget,
         told=world.told,

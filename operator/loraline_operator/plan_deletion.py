@@ -48,7 +48,7 @@ def waiting(object: FineTuneObject, observed: ObservedFineTune, settings: Settin
     runs = runs_to_delete(object, observed)
     cleanup = cleanup_job(object, observed)
     is_over = cleanup is not None and not cleanup.is_live
-    if not runs or is_over or observed.conflict is not None or age > timedelta(seconds=OUTPUT_LIMIT_S):
+    if not runs or is_over or _unmakeable(observed) or age > timedelta(seconds=OUTPUT_LIMIT_S):
         return None
     assert object.spec is not None
     place = f"what its runs published at {object.spec.output.uri}"
@@ -100,8 +100,8 @@ def _not_deleted(
     object: FineTuneObject, observed: ObservedFineTune, runs: tuple[RunToDelete, ...], cleanup: Job | None
 ) -> Event:
     assert object.spec is not None
-    if cleanup is None and observed.conflict is not None:
-        why = f"no Job can be made for it ({observed.conflict})"
+    if cleanup is None and _unmakeable(observed):
+        why = f"no Job can be made for it ({_unmakeable(observed)})"
     elif cleanup is None:
         why = f"no Job could be made for it within {OUTPUT_LIMIT_S} s"
     elif cleanup.is_live:
@@ -112,6 +112,11 @@ def _not_deleted(
     ids = ", ".join(run.run_id for run in runs)
     message = f"the output of runs {ids} at {object.spec.output.uri} stays, as {why}; delete it by hand"
     return Event(Reason.OUTPUT_NOT_DELETED, message[:1000], is_warning=True)
+
+
+def _unmakeable(observed: ObservedFineTune) -> str | None:
+    """Why the Job that deletes the output cannot be made at all."""
+    return observed.conflict or observed.refused
 
 
 def _told(object: FineTuneObject, words: str, actions: tuple[Action, ...] = ()) -> Decision:

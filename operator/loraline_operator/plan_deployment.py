@@ -133,6 +133,8 @@ def _problem(object: DeploymentObject, observed: ObservedDeployment) -> tuple[Re
         conflict = f"{observed.conflict} exists and belongs to something else"
     if conflict is not None:
         return Reason.NAME_CONFLICT, (f"{conflict}; delete it or create this object under another name")
+    if observed.refused is not None:
+        return Reason.INVALID_SPEC, f"a child of this deployment is refused: {observed.refused}; mend the spec"
     storage = plan_targets.storage(object.spec, observed.finetunes)
     return (Reason.INVALID_SPEC, storage) if isinstance(storage, str) else None
 

@@ -105,6 +105,9 @@ def _told(object: FineTuneObject, decision: Decision, now: datetime) -> Plan[Lor
 def _decide(look: Look) -> Decision:
     if look.observed.conflict is not None:
         return _conflict(look, look.observed.conflict)
+    if look.observed.refused is not None:
+        message = f"a child of this fine-tune is refused: {look.observed.refused}; mend the spec"
+        return Decision(Phase.PENDING, Reason.INVALID_SPEC, message, look.status, is_stalled=True)
     data, problem = plan_data.resolve(look.spec, look.observed.data)
     current = look.status.run
     restart = look.object.meta.annotations.get(naming.RESTART_ANNOTATION)

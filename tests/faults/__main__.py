@@ -74,19 +74,23 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _run(options: argparse.Namespace, folder: Path, found: Found) -> None:
     place = ground.joined(options.kubeconfig, folder) if options.kubeconfig else ground.arena(folder)
-    async with place as arena, asyncio.TaskGroup() as group:
-        if _wants_plans(options):
-            references, chosen, found.results = await _learned(arena, options)
-            tell = _teller(found, len(chosen))
-            outages = [plan for plan in chosen if set(plan.faults) & set(OUTAGE_S)]
-            others = [plan for plan in chosen if plan not in outages]
-            play = functools.partial(ground.run, arena, references=references, tell=tell, limit_s=options.limit_s)
-            group.create_task(play(outages, at_once=ground.OUTAGES_AT_ONCE))
-            await play(others, at_once=options.at_once)
+    async with place as arena:
         if options.manifests:
             found.judged = await judge.judge(arena, options.manifests)
-        if options.chaos:
-            found.chaos = await chaos.unleash(arena, options.chaos)
+        references, chosen = await _learned(arena, options, found) if _wants_plans(options) else ({}, [])
+        tell = _teller(found, len(chosen))
+        play = functools.partial(ground.run, arena, references=references, tell=tell, limit_s=options.limit_s)
+        outages = [plan for plan in chosen if set(plan.faults) & set(OUTAGE_S)]
+        others = [plan for plan in chosen if not set(plan.faults) & set(OUTAGE_S)]
+        async with asyncio.TaskGroup() as group:  # outages and kills mostly wait: they go on beside the other plans
+            group.create_task(play(outages, at_once=ground.OUTAGES_AT_ONCE))
+            group.create_task(_kill(arena, options, found))
+            group.create_task(play(others, at_once=options.at_once))
+
+
+async def _kill(arena: Arena, options: argparse.Namespace, found: Found) -> None:
+    if options.chaos:
+        found.chaos = await chaos.unleash(arena, options.chaos)
 
 
 def _teller(found: Found, total: int) -> Callable[[Result], None]:
@@ -107,23 +111,24 @@ def _wants_plans(options: argparse.Namespace) -> bool:
     return not options.chaos or any(others)
 
 
-async def _learned(arena: Arena, options: argparse.Namespace) -> tuple[dict[str, Reference], list[Plan], list[Result]]:
+async def _learned(arena: Arena, options: argparse.Namespace, found: Found) -> tuple[dict[str, Reference], list[Plan]]:
     """The clean runs, and the plans that are asked for of those flows that ended well."""
     asked = [plans.parse(text) for text in options.plan]
     names = sorted({plan.flow for plan in asked}) or options.flow or ground.names()
-    references, results = await ground.learn(arena, names, options.at_once)
-    sound = {plans.parse(result.plan).flow for result in results if result.converged}
+    references, found.results = await ground.learn(arena, names, options.at_once)
+    sound = {plans.parse(result.plan).flow for result in found.results if result.converged}
     references = {name: reference for name, reference in references.items() if name in sound}
     chosen = [plan for plan in asked or _chosen(options, ground.singles(references)) if plan.flow in sound]
     sys.stderr.write(f"{len(chosen)} plans\n")
-    return references, chosen, results
+    return references, chosen
 
 
 def _chosen(options: argparse.Namespace, every: list[Plan]) -> list[Plan]:
     pairs = plans.pairs(every, options.pairs)
     if options.fault:
         every = [plan for plan in every if set(plan.faults) & set(options.fault)]
-    return (plans.sample(every, options.sample) if options.sample else plans.spread(every)) + pairs
+    singles = plans.sample(every, options.sample) if options.sample else plans.spread(every)
+    return plans.mixed(singles, pairs)
 
 
 if __name__ == "__main__":

@@ -72,17 +72,19 @@ async def unleash(arena: Arena, minutes: float, seed: int = 1) -> Chaos:
     end = time.monotonic() + 60 * minutes
     async with place(arena) as (tenant, record):
         operators, stage = Operators(arena, Plan("chaos"), tenant), Stage(tenant)
-        async with operating(operators), stage.pods.running(), _training(tenant, seed):
-            await stage.deploy()
-            await tenant.create_finetune(SERVED)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_kill(operators, chaos, end))
-                group.create_task(_Client(tenant, chaos).work(end))
-            try:
+        try:
+            async with operating(operators), stage.pods.running(), _training(tenant, seed):
+                await stage.deploy()
+                await tenant.create_finetune(SERVED)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_kill(operators, chaos, end))
+                    group.create_task(_Client(tenant, chaos).work(end))
                 await _judge_end(stage, record, operators, chaos)
                 await _judge_deletion(tenant)
-            except AssertionError as error:
-                chaos.problems.append(f"stuck: {error!s:.600}")
+        except AssertionError as error:
+            chaos.problems.append(f"stuck: {error!s:.600}")
+        except Exception as error:  # what cannot be played does not end the plans beside it
+            chaos.problems.append(f"not played: {error!r:.600}")
         chaos.problems += [*record.problems(), *operators.tracebacks()]
     return chaos
 

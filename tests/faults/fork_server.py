@@ -92,12 +92,14 @@ def serve(mischief: str) -> None:
             _tell({"number": numbers.pop(pid), "code": os.waitstatus_to_exitcode(status)})
 
     signal.signal(signal.SIGCHLD, reap)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the harness' matter, which closes stdin
     for line in sys.stdin:
         order = json.loads(line)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
             _become(operator.main, order)
         numbers[pid] = order["number"]

@@ -17,7 +17,10 @@ from loraline_operator.actions import Kind
 
 AT_ONCE = 16
 REST_S = 5.0
-LIMIT_S = 600.0
+LIMIT_S = 120.0
+RESYNC_S = 30.0
+"""With hundreds of objects, a resync every few seconds would be all that the operator does."""
+
 REFUSALS = (400, 422)
 
 
@@ -36,7 +39,7 @@ async def judge(arena: Arena, count: int, seed: int = 1) -> Judgement:
     judgement = Judgement()
     started = time.monotonic()
     async with place(arena) as (tenant, _):
-        operators = Operators(arena, Plan("manifests"), tenant)
+        operators = Operators(arena, Plan("manifests"), tenant, resync_s=RESYNC_S)
         try:
             await operators.start()
             slots = asyncio.Semaphore(AT_ONCE)

@@ -75,6 +75,9 @@ ONCE_A_FLOW = (Fault.PAUSE, Fault.JUMP_FORWARD, Fault.JUMP_BACK, Fault.OUTAGE, F
 """Faults that last: each strikes a flow at one write, the one that creates its first workload."""
 
 
+SINGLES_TO_A_PAIR = 10
+
+
 @dataclass(frozen=True, slots=True)
 class Strike:
     """One fault at one point."""
@@ -173,6 +176,17 @@ def spread(plans: Iterable[Plan], seed: int = 1) -> list[Plan]:
     ]
     rounds = itertools.chain.from_iterable(itertools.zip_longest(*(groups.get(place, ()) for place in places)))
     return [plan for plan in rounds if plan is not None]
+
+
+def mixed(singles: Sequence[Plan], pairs: Sequence[Plan]) -> list[Plan]:
+    """Single faults in their order, and a pair after every tenth of them as long as there are any."""
+    found: list[Plan] = []
+    rest = iter(pairs)
+    for number, plan in enumerate(singles, 1):
+        found.append(plan)
+        if number % SINGLES_TO_A_PAIR == 0:
+            found += itertools.islice(rest, 1)
+    return [*found, *rest]
 
 
 def sample(plans: Iterable[Plan], count: int, seed: int = 1) -> list[Plan]:

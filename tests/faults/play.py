@@ -32,7 +32,7 @@ from loraline_operator.cluster import Cluster
 STEP_LIMIT_S = 120.0
 CONVERGE_S = 30.0
 QUIET_S = 4.0
-"""Longer than the resync interval of `ARGUMENTS`."""
+"""Longer than the resync interval."""
 
 LOOK_S = 0.5
 LAST_EVENTS_S = 1.0
@@ -41,11 +41,8 @@ LAST_EVENTS_S = 1.0
 RECOVERY_LIMIT_S = 15.0
 RESTART_S = 0.2
 ALL_WATCHES = frozenset({"lorafinetunes", "adapterdeployments", "deployments", "jobs", "pods", "configmaps"})
-ARGUMENTS = (
-    *("--resync-interval-s", "3", "--progress-interval-s", "0.5", "--dataset-interval-s", "1"),
-    *("--first-retry-delay-s", "2"),
-    *("--workers", "4"),
-)
+RESYNC_S = 3.0
+ARGUMENTS = ("--progress-interval-s", "0.5", "--dataset-interval-s", "1", "--workers", "4")
 LEASE_S = {Fault.PAUSE: "5", Fault.OUTAGE: "15", Fault.LONG_OUTAGE: "15"}
 """Where the Lease matters; elsewhere it is a minute, as a starved machine must not end a leader."""
 
@@ -132,8 +129,9 @@ class Forked(OperatorProcess):
 class Operators:
     """The operator of one plan: processes that are started again when they end, as a kubelet would."""
 
-    def __init__(self, arena: Arena, plan: Plan, tenant: Tenant) -> None:
+    def __init__(self, arena: Arena, plan: Plan, tenant: Tenant, *, resync_s: float = RESYNC_S) -> None:
         self.plan = plan
+        self._arguments = (*ARGUMENTS, "--resync-interval-s", str(resync_s))
         self._arena, self._tenant = arena, tenant
         self._replicas: list[Forked] = []
         self._keepers: list[asyncio.Task[None]] = []
@@ -153,7 +151,7 @@ class Operators:
         replica = Forked(
             _kubeconfig(self._arena.folder / f"{name}.kubeconfig", proxy.port),
             self._arena.folder / f"{name}.log",
-            arguments=(*namespace, *ARGUMENTS, *self._lease()),
+            arguments=(*namespace, *self._arguments, *self._lease()),
             environment=self._faked_clock() if set(self.plan.faults) & set(HOUR_S) else {},
             forks=self._arena.forks,
         )

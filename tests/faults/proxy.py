@@ -203,7 +203,7 @@ class Proxy:
             page = await answer.json(content_type=None)
             if name is None or answer.status != 200:
                 return web.json_response(page, status=answer.status)
-        for item in page["items"]:
+        for item in page["items"] or ():
             kind = page["kind"].removesuffix("List")
             return web.json_response({"apiVersion": page["apiVersion"], "kind": kind} | item)
         return _status(404, "NotFound", f"{parts['plural']} {name} not found")

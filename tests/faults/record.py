@@ -128,6 +128,7 @@ class Recorder:
             url = f"{resource.prefix}/{resource.plural}?watch=true&allowWatchBookmarks=true&resourceVersion={revision}"
             with contextlib.suppress(aiohttp.ClientError):
                 async with self._upstream.request("GET", url) as answer:
+                    answer.raise_for_status()
                     opened.set()
                     async for line in lines(answer.content):
                         event = json.loads(line)

@@ -43,6 +43,13 @@ def test_ids_name_plans(every: list[Plan]) -> None:
     assert [plans.parse(plan.id) for plan in chosen] == chosen
 
 
+def test_a_pair_follows_every_tenth_single_fault_and_none_is_lost(every: list[Plan]) -> None:
+    singles, pairs = plans.spread(every), plans.pairs(every, 20)
+    mixed = plans.mixed(singles, pairs)
+    assert sorted(plan.id for plan in mixed) == sorted(plan.id for plan in [*singles, *pairs])
+    assert [plan for plan in mixed[:22] if len(plan.strikes) > 1] == pairs[:2]
+
+
 def results(singles: int, pairs: int, *, failing_singles: int = 0, failing_pairs: int = 0) -> list[Result]:
     """So many results, of which so many failed."""
     single, pair = "edit/kill/post-jobs-1", "edit/kill/post-jobs-1+drop/jobs-added-1"

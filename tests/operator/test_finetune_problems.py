@@ -39,6 +39,17 @@ async def test_a_job_that_may_not_have_a_pod_says_what_the_api_server_said(tenan
     assert 'serviceaccount "nobody" not found; create what is missing' in status.conditions[0].message
 
 
+async def test_a_job_that_the_api_server_does_not_take_is_told_with_the_field_until_the_spec_is_mended(
+    tenant: Tenant,
+) -> None:
+    await tenant.create_finetune(compute={"gpus": 0, "nodeSelector": {"pool": "a/b"}})
+    status = await tenant.until("Pending", "InvalidSpec")
+    assert "spec.template.spec.nodeSelector: Invalid value" in status.conditions[0].message
+    assert status.conditions[0].message.endswith("; mend the spec")
+    await tenant.edit({"compute": {"nodeSelector": {"pool": "a"}}})
+    await tenant.until("Pending", "Unschedulable")
+
+
 async def test_a_secret_that_cannot_be_mounted_is_told_from_the_pods_events(tenant: Tenant) -> None:
     await tenant.create_finetune(output={"uri": "s3://adapters/x", "secretRef": {"name": "absent"}})
     pod = await tenant.pod()

@@ -12,7 +12,7 @@ from loraline_api.conditions import ConditionType
 from loraline_api.finetune import LoraFineTuneStatus
 from loraline_operator import naming, observed_finetune
 from loraline_operator.actions import Create, Kind, Plan
-from loraline_operator.observed_finetune import Job, Pod
+from loraline_operator.observed_finetune import Job, ObservedFineTune, Pod
 from unit.operator.builders import (
     NOW,
     UID,
@@ -140,10 +140,16 @@ def test_a_deletion_never_waits_for_ever(things: tuple[Job, ...], words: str) ->
     assert (names(plan.actions)[-1:], words in plan.events[0].message) == (GONE, True)
 
 
-def test_a_job_that_cannot_be_made_is_told_and_holds_nothing_up() -> None:
-    observed = replace(seen(), conflict="the namespace is being terminated")
+@pytest.mark.parametrize(
+    "observed",
+    [
+        pytest.param(replace(seen(), conflict="this is why"), id="the namespace ends"),
+        pytest.param(replace(seen(), refused="this is why"), id="the API server does not take it"),
+    ],
+)
+def test_a_job_that_cannot_be_made_is_told_and_holds_nothing_up(observed: ObservedFineTune) -> None:
     plan = planned(trained().with_metadata(deletionTimestamp=NOW.isoformat()), observed)
-    assert (names(plan.actions), "(the namespace is being terminated)" in plan.events[0].message) == (GONE, True)
+    assert (names(plan.actions), "(this is why)" in plan.events[0].message) == (GONE, True)
 
 
 def test_a_run_that_another_fine_tune_has_stays() -> None:

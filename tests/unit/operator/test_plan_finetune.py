@@ -463,6 +463,16 @@ def test_a_name_that_belongs_to_something_else_is_said() -> None:
     )
 
 
+def test_a_job_that_the_api_server_does_not_take_is_said_in_its_words() -> None:
+    words = 'Job.batch "tickets-1-1" is invalid: spec.template.spec.nodeSelector: Invalid value: "a/b"'
+    plan = planned(a_finetune(), ObservedFineTune(refused=words))
+    assert told(status_of(plan))[1:] == (
+        "InvalidSpec",
+        f"a child of this fine-tune is refused: {words}; mend the spec",
+    )
+    assert (plan.actions, plan.requeue_after_s) == ((), None)
+
+
 def test_a_spec_that_does_not_parse_says_field_value_and_limit() -> None:
     status = status_of(planned(a_finetune().with_rank(300), seen()))
     assert told(status)[1:] == (

@@ -153,6 +153,7 @@ class World:
         self.finetunes: dict[str, FineTuneObject] = {}
         self.pods: list[SimPod] = []
         self.refused: frozenset[str] = frozenset()  # by pods
+        self.refusal: str | None = None  # of a child, by the API server
         self.verdicts: dict[str, Verdict | None] = {}  # of checks by version; None: its pod was killed
         self.checked: list[str] = []
         self.checks_run = True
@@ -291,6 +292,7 @@ class World:
             base=base_map,
             card="Y2FyZA==" if served is not None and (base_map is None or base_map.digest != served) else None,
             checks=observed_deployment.checks(jobs, list(self.check_pods.values())),
+            refused=self.refusal,
         )
 
     def _apply(self, action: Create | Patch | Delete) -> None:

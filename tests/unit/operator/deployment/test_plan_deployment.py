@@ -163,6 +163,19 @@ def test_a_route_named_like_the_base_model_is_refused() -> None:
     )
 
 
+def test_a_child_that_the_api_server_does_not_take_is_said_and_what_is_served_stays() -> None:
+    world = serving()
+    words = 'Deployment.apps "support" is invalid: spec.template.spec.affinity: Required value'
+    world.refusal = words
+    world.settle()
+    assert world.condition("Ready") == (
+        FALSE,
+        "InvalidSpec",
+        f"a child of this deployment is refused: {words}; mend the spec",
+    )
+    assert world.table.routes[0].serving == FIRST
+
+
 def test_going_back_to_an_earlier_version_is_a_rollout_like_any_other() -> None:
     world = serving()
     world.tune(SECOND)

@@ -12,7 +12,7 @@ import itertools
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from faults import ending
@@ -114,9 +114,9 @@ class _Client:
 
     async def work(self, end: float) -> None:
         """Works until the end; then what is suspended goes on."""
-        operations: list[Callable[[], object]] = [self._create, self._edit, self._edit, self._suspend, self._delete]
+        operations = (self._create, self._create, self._edit, self._edit, self._suspend, self._delete)
         while time.monotonic() < end:
-            await self._chance.choice(operations)()  # type: ignore[misc]
+            await self._chance.choice(operations)()
             await asyncio.sleep(self._chance.expovariate(1 / OPERATION_S))
         for name in self._suspended:
             await self._tenant.edit({"suspend": False}, name)

@@ -88,8 +88,8 @@ async def test_every_seeded_bug_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await learn(arena, learned, ("first-run", "edit"))
-    monkeypatch.setattr(play, "STEP_LIMIT_S", 20.0)  # these are to fail: nobody need wait long for them
-    monkeypatch.setattr(play, "CONVERGE_S", 8.0)
+    monkeypatch.setattr(play, "STEP_LIMIT_S", 15.0)  # these are to fail: nobody need wait long for them
+    monkeypatch.setattr(play, "CONVERGE_S", 6.0)
 
     async def verdict(bug: str, plan: str) -> bool:
         folder = tmp_path / bug

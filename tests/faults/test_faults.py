@@ -34,7 +34,7 @@ FOUND_BY = {
 @pytest.fixture(scope="module")
 def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A control plane with our CRDs."""
-    with fixture.control_plane(tmp_path_factory.mktemp("cluster")) as path:
+    with fixture.control_plane(tmp_path_factory.mktemp("cluster"), ground.CHEAPER) as path:
         harness.install_crds(path)
         yield path
 

@@ -197,7 +197,7 @@ def job(manifest: Manifest) -> Job:
         uid=meta.uid,
         owner_uid=meta.owner_uid,
         run_id=meta.labels.get(naming.RUN_LABEL, ""),
-        attempt=int(meta.labels.get(naming.ATTEMPT_LABEL, "1")),
+        attempt=_number(meta.labels.get(naming.ATTEMPT_LABEL), 1),
         settings_hash=meta.labels.get(naming.SETTINGS_LABEL, ""),
         is_deleting=meta.is_deleting,
         is_suspended=bool(manifest["spec"].get("suspend")),
@@ -234,8 +234,8 @@ def pod(manifest: Manifest) -> Pod:
         stuck=_stuck(status),
         created=meta.created,
         owner_uid=meta.owner_uid,
-        index=int(meta.annotations.get(INDEX_ANNOTATION, "0")),
         node=manifest.get("spec", {}).get("nodeName") or "",
+        index=_number(meta.annotations.get(INDEX_ANNOTATION), 0),
         has_node=bool(manifest.get("spec", {}).get("nodeName")) or status.get("phase") in ("Running", "Succeeded"),
         is_disrupted=any(
             c["type"] == "DisruptionTarget" and c["status"] == "True" for c in status.get("conditions") or ()
@@ -260,6 +260,11 @@ def _memory_limit(spec: Manifest) -> str | None:
     """The memory limit of a pod's only container."""
     limits = (container.get("resources", {}).get("limits", {}) for container in spec.get("containers") or ())
     return next((limit["memory"] for limit in limits if "memory" in limit), None)
+
+
+def _number(text: str | None, otherwise: int) -> int:
+    """A number that a label or an annotation holds; anybody may have written something else there."""
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,9}", text) else otherwise
 
 
 def _unscheduled(message: str) -> Stuck:

@@ -121,3 +121,11 @@ def test_a_pod_that_is_deleted_has_a_node_and_an_end() -> None:
     manifest["metadata"]["deletionTimestamp"] = "2026-11-22T12:00:00Z"
     pod = observed_finetune.pod(manifest)
     assert (pod.is_deleting, pod.node, pod.ends_by) == (True, "node-1", datetime(2026, 11, 22, 12, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "٣", ""])
+def test_a_label_that_is_no_number_stops_nothing(text: str) -> None:
+    job, pod = an_object({}), an_object({})
+    job["metadata"]["labels"] = {"loraline.dev/attempt": text}
+    pod["metadata"]["annotations"] = {observed_finetune.INDEX_ANNOTATION: text}
+    assert (observed_finetune.job(job).attempt, observed_finetune.pod(pod).index) == (1, 0)

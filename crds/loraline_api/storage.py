@@ -5,6 +5,7 @@ Parsing only; fetching is the trainer's and the switchboard's work.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -48,6 +49,7 @@ class Location:
         return f"{self.scheme}://{self.host}/{self.path}" if self.path else f"{self.scheme}://{self.host}"
 
 
+@functools.lru_cache(maxsize=1024)  # a pass asks five times for the same few
 def parse_uri(uri: str) -> Location:
     """Splits a URI into its parts.
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from loraline_api import conditions as api_conditions
-from loraline_api import run as api_run
 from loraline_api.conditions import ConditionType, Reason
 from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus, RunRef
 from loraline_api.policy import ALLOW_ALL, Policy
-from loraline_operator import naming
 from loraline_operator.actions import Action
 from loraline_operator.observed import FineTuneObject
 from loraline_operator.observed_finetune import Job, ObservedFineTune
@@ -30,6 +28,8 @@ class Look:
     observed: ObservedFineTune
     settings: Settings
     now: datetime
+    settings_hash: str
+    """Hash of what an attempt may change, of the spec as it was applied."""
     policy: Policy = ALLOW_ALL
     asked: LoraFineTuneSpec | None = None
     """The spec as it was applied, where `spec` has the policy's defaults filled in."""
@@ -38,11 +38,6 @@ class Look:
     def status(self) -> LoraFineTuneStatus:
         """The status as it was written last."""
         return self.object.status
-
-    @property
-    def settings_hash(self) -> str:
-        """Hash of what an attempt may change."""
-        return api_run.settings_hash(self.asked or self.spec, naming.passed_labels(self.object.meta.labels))
 
     @property
     def jobs(self) -> tuple[Job, ...]:

@@ -66,7 +66,8 @@ def plan(
         problem = f"{object.spec_problem}; mend the spec"
         decision = Decision(Phase.PENDING, Reason.INVALID_SPEC, problem, object.status, is_stalled=True)
     else:
-        look = plan_admission.with_defaults(Look(object, object.spec, observed, settings, now, policy))
+        settings_hash = api_run.settings_hash(object.spec, naming.passed_labels(object.meta.labels))
+        look = plan_admission.with_defaults(Look(object, object.spec, observed, settings, now, settings_hash, policy))
         decision = plan_gang.with_services(look, _decide(look))
     return _told(object, decision, now)
 

@@ -6,20 +6,27 @@ process wrote itself, and whoever is about to act brings it up to date first (`r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from loraline_operator import naming, observed_finetune
 from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.cluster import Cluster
-from loraline_operator.observed_finetune import Job, Pod, Snapshot
+from loraline_operator.objects import version_of
+from loraline_operator.observed_finetune import GangService, Job, Pod, Snapshot
 from loraline_operator.reflector import Selection
 
-Changed = Callable[[Ref], None]
 ChildT = TypeVar("ChildT")
 
 OURS = f"{naming.MANAGED_BY_LABEL}={naming.MANAGER}"
+
+
+class Changed(Protocol):
+    """What is told of news."""
+
+    def __call__(self, ref: Ref, *, version: int | None = None) -> None:
+        """Something happened to an object, or to that child of it that is in this version."""
 
 
 @dataclass(slots=True)
@@ -57,11 +64,11 @@ class Copies(Generic[ChildT]):
         """The child is there."""
         owner = _owner(manifest)
         if owner is not None and self.put(manifest):
-            self._tell(owner, manifest["metadata"]["name"])
+            self._tell(owner, manifest["metadata"]["name"], version_of(manifest))
 
     def put(self, manifest: Manifest) -> bool:
         """Takes a state of a child over; False when it is no news."""
-        owner, version = _owner(manifest), _version(manifest)
+        owner, version = _owner(manifest), version_of(manifest)
         if owner is None or owner.kind is not Kind.FINE_TUNE:
             return owner is not None  # a child of an AdapterDeployment is not kept
         family = self._families.setdefault((owner.namespace, owner.name), Family())
@@ -74,7 +81,7 @@ class Copies(Generic[ChildT]):
 
     def gone(self, manifest: Manifest) -> None:
         """The child is there no longer."""
-        owner, version = _owner(manifest), _version(manifest)
+        owner, version = _owner(manifest), version_of(manifest)
         if owner is None:
             return
         family = self._families.get((owner.namespace, owner.name))
@@ -84,7 +91,7 @@ class Copies(Generic[ChildT]):
             family.floor = max(family.floor, version)
             if not family.items:
                 del self._families[owner.namespace, owner.name]
-        self._tell(owner, name)
+        self._tell(owner, name, version)
 
     def keep_only(self, namespace: str | None, names: set[tuple[str, str]], version: int) -> None:
         """At that version these were all."""
@@ -96,9 +103,9 @@ class Copies(Generic[ChildT]):
                 if not family.items:
                     del self._families[place, finetune]
 
-    def _tell(self, owner: Ref, name: str) -> None:
+    def _tell(self, owner: Ref, name: str, version: int) -> None:
         """Tells the owner, and whoever waits for the child itself."""
-        self._changed(owner)
+        self._changed(owner, version=version)
         self._changed(Ref(self.selection.kind, owner.namespace, name))
 
     def listed(self, owner: Ref, manifests: Sequence[Manifest], version: int) -> None:
@@ -131,10 +138,14 @@ class Children:
         self.snapshots: Copies[Snapshot] = Copies(
             Selection(Kind.CONFIG_MAP, of_finetunes, metadata_only=True), observed_finetune.snapshot, changed
         )
+        self.services: Copies[GangService] = Copies(
+            Selection(Kind.SERVICE, of_finetunes, metadata_only=True), observed_finetune.service, changed
+        )
         self._by_kind: Mapping[Kind, Copies[Any]] = {
             Kind.JOB: self.jobs,
             Kind.POD: self.pods,
             Kind.CONFIG_MAP: self.snapshots,
+            Kind.SERVICE: self.services,
         }
 
     @property
@@ -152,10 +163,11 @@ class Children:
         if copies is not None:
             copies.put(manifest)
 
-    async def refresh(self, cluster: Cluster, owner: Ref) -> None:
-        """Brings the copies of one fine-tune's children up to date."""
+    async def refresh(self, cluster: Cluster, owner: Ref, *, kinds: Collection[Kind]) -> None:
+        """Brings the copies of these kinds of one fine-tune's children up to date."""
         labels = f"{naming.FINETUNE_LABEL}={owner.name}"
-        for kind, copies in self._by_kind.items():
+        for kind in kinds:
+            copies = self._by_kind[kind]
             only = copies.selection.metadata_only
             pages = cluster.pages(kind, owner.namespace, labels=labels, metadata_only=only)
             listed = [page async for page in pages]
@@ -169,8 +181,3 @@ def _owner(manifest: Manifest) -> Ref | None:
         if label in labels:
             return Ref(Kind(kind), manifest["metadata"]["namespace"], labels[label])
     return None
-
-
-def _version(manifest: Manifest) -> int:
-    """The resource version as a number: larger is newer (Kubernetes 1.35: comparable resource versions)."""
-    return int(manifest["metadata"]["resourceVersion"])

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import kopf
+from pydantic_core import from_json, to_json
 
 from loraline_api import API_VERSION
 from loraline_operator import errors, metrics, naming
@@ -95,7 +96,9 @@ class Cluster:
     async def __aenter__(self) -> Cluster:
         # Compressing large lists costs both sides more than it saves in a cluster's network.
         headers = {"User-Agent": naming.MANAGER, "Accept-Encoding": "identity"}
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar(), headers=headers
+        )
         return self
 
     async def __aexit__(
@@ -178,7 +181,7 @@ class Cluster:
             async with await self._send("GET", path, query=query, accept=accept, limits=limits) as response:
                 await _raise_if_refused("GET", path, response)
                 async for line in _lines(response.content):
-                    event = json.loads(line)
+                    event = from_json(line)
                     if event["type"] == "ERROR":
                         status = event["object"]
                         raise _error("WATCH", path, status.get("code", 500), json.dumps(status), None)
@@ -203,7 +206,7 @@ class Cluster:
     async def patch(
         self, ref: Ref, patch: Manifest, *, uid: str | None = None, resource_version: str | None = None
     ) -> Manifest:
-        """Changes an object by a JSON merge patch, if uid and resource version are still these."""
+        """Changes an object by a JSON merge patch, if uid and version are still these; returns its metadata."""
         self._check(ref.kind)
         preconditions = {"uid": uid, "resourceVersion": resource_version}
         metadata = patch.get("metadata", {}) | {key: value for key, value in preconditions.items() if value}
@@ -213,6 +216,7 @@ class Cluster:
             body=patch | {"metadata": metadata},
             query={"fieldManager": naming.MANAGER},
             content_type="application/merge-patch+json",
+            accept=METADATA,
         )
 
     async def replace(self, ref: Ref, manifest: Manifest, *, subresource: str = "") -> Manifest:
@@ -250,7 +254,7 @@ class Cluster:
                 metrics.api_requests.labels(method, str(response.status)).inc()
                 self._answered()
                 await _raise_if_refused(method, path, response)
-                return _object(json.loads(await response.read()), method, path)
+                return _object(from_json(await response.read()), method, path)
         except errors.Unauthorized:
             self._login_until = 0.0
             raise
@@ -283,7 +287,7 @@ class Cluster:
             method,
             login.server.rstrip("/") + path,
             params=query,
-            data=json.dumps(body) if body is not None else None,
+            data=to_json(body) if body is not None else None,
             headers=headers,
             ssl=self._tls if self._tls is not None else True,
             proxy=login.proxy_url,

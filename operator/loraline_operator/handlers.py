@@ -1,7 +1,7 @@
 """The kopf edge: events of watched kinds go to the loop. No logic, no writes, no state.
 
-kopf watches our kinds, Deployments, and ConfigMaps that are marked as datasets. Jobs, pods and snapshots, of which
-there are many, are watched by reflectors.
+kopf watches what is few: AdapterDeployments, Deployments, and ConfigMaps that are marked as datasets. Fine-tunes and
+their children, of which there are many, are watched by reflectors.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ def registry(loop: Loop) -> kopf.OperatorRegistry:
     """The handlers."""
     handlers = kopf.OperatorRegistry()
     kopf.on.login(registry=handlers)(_login)  # type: ignore[arg-type]
-    for kind in (Kind.FINE_TUNE, Kind.ADAPTER_DEPLOYMENT):
-        kopf.on.event(GROUP, VERSION, RESOURCES[kind].plural, registry=handlers)(_own(kind, loop))
+    kopf.on.event(GROUP, VERSION, RESOURCES[Kind.ADAPTER_DEPLOYMENT].plural, registry=handlers)(_own(loop))
     kopf.on.event("apps", "v1", RESOURCES[Kind.DEPLOYMENT].plural, registry=handlers)(_workload(loop))
     kopf.on.event("", "v1", RESOURCES[Kind.CONFIG_MAP].plural, registry=handlers)(_data(loop))
     return handlers
@@ -91,12 +90,12 @@ def _login(logger: logging.Logger, settings: kopf.OperatorSettings, **_: Any) ->
     return login_info(logger, settings)
 
 
-def _own(kind: Kind, loop: Loop) -> Callable[..., Any]:
-    """Takes events of our own kinds."""
+def _own(loop: Loop) -> Callable[..., Any]:
+    """Takes events of AdapterDeployments."""
 
     async def handle(event: kopf.RawEvent, name: str, namespace: str, **_: Any) -> None:
         take = loop.gone if event["type"] == "DELETED" else loop.seen
-        take(Ref(kind, namespace, name), cast(Manifest, event["object"]))
+        take(Ref(Kind.ADAPTER_DEPLOYMENT, namespace, name), cast(Manifest, event["object"]))
 
     return handle
 

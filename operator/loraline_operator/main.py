@@ -27,7 +27,7 @@ from loraline_operator.policy_store import PolicyStore
 from loraline_operator.poll import Poller
 from loraline_operator.probes import Probes
 from loraline_operator.queue import WorkQueue
-from loraline_operator.reconcile import LIST_RETRY_S, Reconciler
+from loraline_operator.reconcile import LIST_RETRY_S, FineTunes, Reconciler
 from loraline_operator.reflector import Reflector, Selection, Sink
 from loraline_operator.settings import Settings
 
@@ -87,7 +87,15 @@ def _assembled(cluster: Cluster, poller: Poller, policies: PolicyStore, settings
     children = Children(reconciler.changed)
     complaints = Complaints(children.owner_of, reconciler.changed)
     world = paths.World(
-        cluster, poller, policies, objects, children, complaints, reconciler.told, reconciler.references.set
+        cluster=cluster,
+        poller=poller,
+        policies=policies,
+        objects=objects,
+        children=children,
+        complaints=complaints,
+        own=reconciler.own,
+        told=reconciler.told,
+        refers=reconciler.references.set,
     )
     finetunes, observer = paths.finetunes(world, settings)
     reconciler.paths = {Kind.FINE_TUNE: finetunes, Kind.ADAPTER_DEPLOYMENT: paths.deployments(world, settings)}
@@ -95,6 +103,7 @@ def _assembled(cluster: Cluster, poller: Poller, policies: PolicyStore, settings
     reconciler.reread = policies.load
     sinks: list[tuple[Selection, Sink]] = [(copies.selection, copies) for copies in children.copies]
     sinks += [(selection, complaints) for selection in SELECTIONS]
+    sinks += [(FineTunes.selection, FineTunes(reconciler))]  # after their children
     reconciler.reflectors = [Reflector(cluster, selection, sink, settings.namespaces) for selection, sink in sinks]
     return reconciler
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from loraline_api.finetune import LoraFineTuneSpec
 from loraline_api.progress import PROGRESS_PORT, Progress
-from loraline_operator import naming, observed_finetune, plan_data, plan_deletion, plan_gang
+from loraline_operator import plan_data, plan_deletion, plan_gang
 from loraline_operator.actions import Kind, Ref
 from loraline_operator.children import Children
 from loraline_operator.cluster import Cluster
@@ -26,6 +26,9 @@ from loraline_operator.observed import finetune as observed_fine_tune
 from loraline_operator.observed_finetune import Data, MissingData, ObservedFineTune, Stuck
 from loraline_operator.poll import Poller
 from loraline_operator.settings import Settings
+
+ATTEMPT = (Kind.JOB, Kind.POD, Kind.CONFIG_MAP)
+"""What every attempt has."""
 
 FEW = 20
 """Running attempts up to which a new one is looked at at once; beyond, first looks are spread over the interval."""
@@ -83,19 +86,17 @@ class Observer:
         self, object: FineTuneObject, depth: Depth, before: ObservedFineTune | None = None
     ) -> ObservedFineTune:
         """All that belongs to the fine-tune; `before` is the last look of the same pass, whose progress is kept."""
-        if depth is Depth.SURE:
-            await self._children.refresh(self._cluster, object.ref)
         namespace, name = object.meta.namespace, object.meta.name
+        if depth is Depth.SURE:
+            await self._children.refresh(self._cluster, object.ref, kinds=ATTEMPT)
+            if plan_gang.may_have_services(object, self._children.jobs.of(namespace, name)):
+                await self._children.refresh(self._cluster, object.ref, kinds=(Kind.SERVICE,))
         observed = ObservedFineTune(
             jobs=self._children.jobs.of(namespace, name),
             pods=self._children.pods.of(namespace, name),
             snapshots=self._children.snapshots.of(namespace, name),
+            services=self._children.services.of(namespace, name),
         )
-        if plan_gang.may_have_services(object, observed.jobs):
-            labels = f"{naming.FINETUNE_LABEL}={name}"
-            services = self._cluster.list(Kind.SERVICE, namespace, labels=labels)
-            found = tuple([observed_finetune.service(item) async for item in services])
-            observed = replace(observed, services=found)
         if object.meta.is_deleting and plan_deletion.deletes_output(object):
             return replace(observed, held=await self._held(object))
         if object.spec is None or object.meta.is_deleting:

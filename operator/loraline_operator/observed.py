@@ -63,18 +63,27 @@ FineTuneObject = CustomObject[LoraFineTuneSpec, LoraFineTuneStatus]
 DeploymentObject = CustomObject[AdapterDeploymentSpec, AdapterDeploymentStatus]
 
 
-def finetune(manifest: Manifest) -> FineTuneObject:
-    """The LoraFineTune in an API object."""
-    spec, problem = _parsed(LoraFineTuneSpec, manifest.get("spec") or {})
-    status = _status(LoraFineTuneStatus, manifest)
-    return CustomObject(Kind.FINE_TUNE, meta(manifest), spec, problem, status)
+def finetune(manifest: Manifest, before: FineTuneObject | None = None) -> FineTuneObject:
+    """The LoraFineTune in an API object; `before` is an earlier state of it, whose spec is not parsed again."""
+    return _object(Kind.FINE_TUNE, LoraFineTuneSpec, LoraFineTuneStatus, manifest, before)
 
 
-def deployment(manifest: Manifest) -> DeploymentObject:
-    """The AdapterDeployment in an API object."""
-    spec, problem = _parsed(AdapterDeploymentSpec, manifest.get("spec") or {})
-    status = _status(AdapterDeploymentStatus, manifest)
-    return CustomObject(Kind.ADAPTER_DEPLOYMENT, meta(manifest), spec, problem, status)
+def deployment(manifest: Manifest, before: DeploymentObject | None = None) -> DeploymentObject:
+    """The AdapterDeployment in an API object; `before` as in `finetune`."""
+    return _object(Kind.ADAPTER_DEPLOYMENT, AdapterDeploymentSpec, AdapterDeploymentStatus, manifest, before)
+
+
+def _object(
+    kind: Kind,
+    spec_model: type[SpecT],
+    status_model: type[StatusT],
+    manifest: Manifest,
+    before: CustomObject[SpecT, StatusT] | None,
+) -> CustomObject[SpecT, StatusT]:
+    own, status = meta(manifest), _status(status_model, manifest)
+    if before is not None and (before.meta.uid, before.meta.generation) == (own.uid, own.generation):
+        return CustomObject(kind, own, before.spec, before.spec_problem, status)
+    return CustomObject(kind, own, *_parsed(spec_model, manifest.get("spec") or {}), status)
 
 
 def news(kind: Kind, body: Mapping[str, Any]) -> Hashable:

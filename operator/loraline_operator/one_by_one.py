@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from loraline_operator import observed, observed_claims
-from loraline_operator.actions import Manifest, Ref
+from loraline_operator.actions import Ref
 from loraline_operator.objects import Objects
 from loraline_operator.one_pass import KindPath
 
@@ -22,10 +22,6 @@ class OneByOne:
     is_limited: Callable[[str], bool]
     """Whether the GPUs of a namespace are limited."""
     locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
-
-    def targets(self, manifest: Manifest) -> Iterable[Ref]:
-        """The objects that it refers to."""
-        return self.path.targets(manifest)
 
     async def run(self, ref: Ref) -> float | None:
         """One pass; one that may start an attempt waits for its turn."""

@@ -18,7 +18,7 @@ from loraline_operator import errors, manifests_event, naming, observed
 from loraline_operator.actions import Action, Create, Delete, Event, Kind, Manifest, Patch, Plan, Ref
 from loraline_operator.cluster import Cluster
 from loraline_operator.look import Depth
-from loraline_operator.objects import Objects
+from loraline_operator.objects import Objects, version_of
 from loraline_operator.observed import CustomObject, SpecT, StatusT
 from loraline_operator.settings import Settings
 
@@ -29,9 +29,6 @@ ObservedT = TypeVar("ObservedT")
 
 class KindPath(Protocol):
     """What the loop knows of a kind."""
-
-    def targets(self, manifest: Manifest) -> Iterable[Ref]:
-        """The objects that it refers to: when one changes, it has to be looked at."""
 
     async def run(self, ref: Ref) -> float | None:
         """One pass; returns the seconds until the next, if it wants one."""
@@ -59,12 +56,13 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
     cluster: Cluster
     objects: Objects
     settings: Settings
-    parse: Callable[[Manifest], CustomObject[SpecT, StatusT]]
+    parse: Callable[[Manifest, CustomObject[SpecT, StatusT] | None], CustomObject[SpecT, StatusT]]
+    """The object in a manifest; the last argument is the object of the earlier look of the same pass."""
     refers_to: Callable[[CustomObject[SpecT, StatusT]], Iterable[Ref]]
     least_depth: Depth
     """SURE where there are no copies to look at."""
     observe: Callable[[CustomObject[SpecT, StatusT], Depth, ObservedT | None], Awaitable[ObservedT]]
-    """Sees the children; the last argument is the earlier look of the same pass."""
+    """Sees the children; the last argument is what the earlier look of the same pass saw."""
     plan: Callable[[CustomObject[SpecT, StatusT], ObservedT, Settings, datetime], Plan[StatusT]]
     with_conflict: Callable[[ObservedT, str], ObservedT]
     """What was seen, with a name that a child needs and something else has."""
@@ -72,18 +70,16 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
     """What was seen, with the API server's words about a child that it does not take."""
     only_tells: Callable[[StatusT, StatusT], bool]
     """Whether a new status only tells what is seen, and decides nothing that later passes build on."""
-    wrote: Callable[[Ref, Manifest], None]
-    """Takes a child that this pass has created or met."""
+    wrote: Callable[[Ref, Ref, Manifest], None]
+    """Takes the object, and a child that this pass has created or met."""
+    own: Callable[[Ref, int], None]
+    """Told the version of each state of the object that this pass has made: its event is no news."""
     told: Callable[[Ref], None]
     """Called when the status was written, for those that follow the object."""
     refers: Callable[[Ref, Iterable[Ref]], None]
     """Takes what the object refers to."""
     unsure: set[Ref] = field(default_factory=set)
     """Objects whose last pass broke off: a write whose answer was lost may have been done."""
-
-    def targets(self, manifest: Manifest) -> Iterable[Ref]:
-        """The objects that it refers to."""
-        return self.refers_to(self.parse(manifest))
 
     async def run(self, ref: Ref) -> float | None:
         """One pass over the object.
@@ -110,9 +106,9 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
             return await self._look(await self._read(ref), Depth.SURE)
         look = await self._look(manifest, Depth.COPIES)
         if _begins(look):
-            return await self._look(await self._begun(look), Depth.NEW)
+            return await self._look(await self._begun(look), Depth.NEW, look)
         if look.plan.actions or (look.changes_status and not self._only_tells(look)):
-            return await self._look(await self._read(ref), Depth.SURE, look.seen)
+            return await self._look(await self._read(ref), Depth.SURE, look)
         return look
 
     def _only_tells(self, look: Look[SpecT, StatusT, ObservedT]) -> bool:
@@ -127,23 +123,23 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
         return self.objects.get(ref) or manifest
 
     async def _look(
-        self, manifest: Manifest, depth: Depth, before: ObservedT | None = None
+        self, manifest: Manifest, depth: Depth, before: Look[SpecT, StatusT, ObservedT] | None = None
     ) -> Look[SpecT, StatusT, ObservedT]:
-        object = self.parse(manifest)
+        object = self.parse(manifest, before.object if before is not None else None)
         self.refers(object.ref, self.refers_to(object))
-        seen = await self.observe(object, depth, before)
+        seen = await self.observe(object, depth, before.seen if before is not None else None)
         return Look(manifest, object, seen, self.plan(object, seen, self.settings, datetime.now(UTC)))
 
     async def _begun(self, look: Look[SpecT, StatusT, ObservedT]) -> Manifest:
         """The object with our finalizer, which it got now: so nothing that we made can belong to it yet."""
-        await self._apply(look.object, look.plan.actions)
+        await self._apply(look, look.plan.actions)
         return self.objects.get(look.object.ref) or look.manifest
 
     async def _carry_out(self, look: Look[SpecT, StatusT, ObservedT]) -> float | None:
         """Does what the plan says; returns the seconds until the next pass."""
         object, plan = look.object, look.plan
         try:
-            await self._apply(object, plan.actions)
+            await self._apply(look, plan.actions)
         except (errors.NameConflict, errors.NamespaceEnds, errors.Invalid) as refusal:
             if isinstance(refusal, errors.NamespaceEnds) and not object.meta.is_deleting:
                 raise errors.Transient(str(refusal)) from refusal  # the object's own deletion follows
@@ -155,7 +151,7 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
             plan = self.plan(object, seen, self.settings, datetime.now(UTC))
             look = Look(look.manifest, object, seen, plan)
             if object.meta.is_deleting:
-                await self._apply(object, plan.actions)
+                await self._apply(look, plan.actions)
         if look.changes_status:
             await self._write_status(look)
         for event in plan.events if look.changes_status or plan.status is None else ():
@@ -170,19 +166,25 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
         body = look.manifest | {"status": look.plan.status.dump()}
         kept = {key: metadata[key] for key in ("name", "namespace", "uid", "resourceVersion")}
         answer = await self.cluster.replace(ref, body | {"metadata": kept}, subresource="status")
-        self.objects.put(ref, body | {"metadata": answer["metadata"]})
+        self._take(ref, body | {"metadata": answer["metadata"]})
         self.told(ref)
 
-    async def _apply(self, object: CustomObject[SpecT, StatusT], actions: tuple[Action, ...]) -> None:
+    def _take(self, ref: Ref, manifest: Manifest) -> None:
+        """Takes over the state of the object that a write has made."""
+        self.objects.put(ref, manifest)
+        self.own(ref, version_of(manifest))
+
+    async def _apply(self, look: Look[SpecT, StatusT, ObservedT], actions: tuple[Action, ...]) -> None:
+        object = look.object
         for action in actions:
             logger.info("%s: %s %s", object.ref, type(action).__name__.lower(), action.ref)
             match action:
-                case Create(ref, manifest):
-                    await self._create(object, ref, manifest)
+                case Create(ref, child):
+                    await self._create(object, ref, child)
                 case Patch(ref, patch, uid, resource_version):
                     answer = await self.cluster.patch(ref, patch, uid=uid, resource_version=resource_version)
                     if ref == object.ref:
-                        self.objects.put(ref, answer)
+                        self._take(ref, look.manifest | {"metadata": answer["metadata"]})
                 case Delete(ref, uid):
                     await self.cluster.delete(ref, uid)
 
@@ -195,7 +197,7 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
         """
         try:
             answer = await self.cluster.create(ref, manifest)
-            self.wrote(ref, manifest | {"metadata": answer["metadata"]})
+            self.wrote(object.ref, ref, manifest | {"metadata": answer["metadata"]})
         except errors.AlreadyExists as error:
             existing = await self.cluster.get(ref)
             if existing is None:
@@ -205,7 +207,7 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
                 raise errors.NameConflict(f"{ref.kind} {ref.name}") from error
             if meta.is_deleting:
                 raise errors.Transient(f"{ref} is being deleted") from error
-            self.wrote(ref, existing)
+            self.wrote(object.ref, ref, existing)
 
     async def _post(self, object: CustomObject[SpecT, StatusT], event: Event) -> None:
         """Posts an event; one that cannot be posted is not worth a retry, as the status says the same."""

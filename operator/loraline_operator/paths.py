@@ -22,7 +22,7 @@ from loraline_operator.children import Children
 from loraline_operator.cluster import Cluster
 from loraline_operator.complaints import Complaints
 from loraline_operator.look import Depth
-from loraline_operator.objects import Objects
+from loraline_operator.objects import Objects, version_of
 from loraline_operator.observe_claims import ClaimsReader
 from loraline_operator.observed import DeploymentObject, FineTuneObject
 from loraline_operator.observed_deployment import ObservedDeployment
@@ -47,6 +47,8 @@ class World:
     objects: Objects
     children: Children
     complaints: Complaints
+    own: Callable[[Ref, int], None]
+    """Told the version of each state, of an object or its child, that a pass over it has made and the copies have."""
     told: Callable[[Ref], None]
     """Called with an object whose status was written, for those that follow it."""
     refers: Callable[[Ref, Iterable[Ref]], None]
@@ -70,6 +72,10 @@ def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finet
         paced = replace(settings, progress_interval_s=observer.pace.interval_s)
         return plan_finetune.plan(object, seen, paced, now, world.policies.current)
 
+    def wrote(owner: Ref, child: Ref, manifest: Manifest) -> None:
+        world.children.wrote(child, manifest)
+        world.own(owner, version_of(manifest))
+
     path: Path[LoraFineTuneSpec, LoraFineTuneStatus, ObservedFineTune] = Path(
         cluster=world.cluster,
         objects=world.objects,
@@ -82,7 +88,8 @@ def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finet
         with_conflict=lambda seen, name: replace(seen, conflict=name),
         with_refusal=lambda seen, words: replace(seen, refused=words),
         only_tells=_only_words,
-        wrote=world.children.wrote,
+        wrote=wrote,
+        own=world.own,
         told=world.told,
         refers=world.refers,
     )
@@ -111,6 +118,7 @@ def deployments(world: World, settings: Settings) -> KindPath:
         with_refusal=lambda seen, words: replace(seen, refused=words),
         only_tells=lambda old, new: True,
         wrote=_forget,
+        own=world.own,
         told=world.told,
         refers=world.refers,
     )
@@ -121,7 +129,7 @@ def _only_words(old: LoraFineTuneStatus, new: LoraFineTuneStatus) -> bool:
     return new.model_copy(update={name: getattr(old, name) for name in WORDS}) == old
 
 
-def _forget(ref: Ref, manifest: Manifest) -> None:
+def _forget(owner: Ref, child: Ref, manifest: Manifest) -> None:
     """Children of AdapterDeployments are not kept."""
 
 

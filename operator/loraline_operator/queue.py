@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Hashable
 
 from loraline_operator import metrics
 from loraline_operator.actions import Ref
@@ -23,20 +24,27 @@ class WorkQueue:
         self._waiting: deque[Ref] = deque()
         self._queued: set[Ref] = set()
         self._running: set[Ref] = set()
-        self._again: set[Ref] = set()
+        self._again: dict[Ref, set[Hashable]] = {}
         self._timers: dict[Ref, asyncio.TimerHandle] = {}
         self._failures: dict[Ref, int] = {}
         self._some = asyncio.Event()
 
-    def add(self, key: Ref) -> None:
-        """Lets the key run soon; after its present run if it is running."""
+    def add(self, key: Ref, cause: Hashable = None) -> None:
+        """Lets the key run soon; after its present run if it is running, unless that calls the cause its own."""
         if key in self._running:
-            self._again.add(key)
+            self._again.setdefault(key, set()).add(cause)
         elif key not in self._queued:
             self._queued.add(key)
             self._waiting.append(key)
             self._some.set()
         metrics.queue_depth.set(len(self._waiting))
+
+    def own(self, key: Ref, cause: Hashable) -> None:
+        """The present run of the key has itself brought this about, and knows it."""
+        causes = self._again.get(key, set())
+        causes.discard(cause)
+        if not causes:
+            self._again.pop(key, None)
 
     def add_after(self, key: Ref, delay_s: float | None) -> None:
         """Lets the key run after a while instead of at the time said before; None forgets that time."""
@@ -60,8 +68,7 @@ class WorkQueue:
     def done(self, key: Ref) -> None:
         """The key's run has ended, well or not."""
         self._running.discard(key)
-        if key in self._again:
-            self._again.discard(key)
+        if self._again.pop(key, None):
             self.add(key)
 
     def succeeded(self, key: Ref) -> None:

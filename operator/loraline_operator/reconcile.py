@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 
 from loraline_operator import errors, metrics, observed
 from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.cluster import Cluster
-from loraline_operator.objects import Objects
+from loraline_operator.objects import Objects, version_of
 from loraline_operator.one_pass import KindPath
 from loraline_operator.queue import WorkQueue
 from loraline_operator.references import References
-from loraline_operator.reflector import Reflector
+from loraline_operator.reflector import Reflector, Selection
 from loraline_operator.settings import Settings
 
 LIST_RETRY_S = 2.0
@@ -35,6 +34,28 @@ class Health:
         self.problem = "both kinds have not been listed yet"
         self.seen_at: dict[Kind, float] = {}
         """Last event by kind."""
+
+
+class FineTunes:
+    """Takes what the reflector of fine-tunes sees; a sink."""
+
+    selection = Selection(Kind.FINE_TUNE)
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+
+    def seen(self, manifest: Manifest) -> None:
+        """One is there."""
+        self._reconciler.seen(_ref(Kind.FINE_TUNE, manifest), manifest)
+
+    def gone(self, manifest: Manifest) -> None:
+        """One is there no longer."""
+        self._reconciler.gone(_ref(Kind.FINE_TUNE, manifest), manifest)
+
+    def keep_only(self, namespace: str | None, names: set[tuple[str, str]], version: int) -> None:
+        """At that version these were all."""
+        keys = {Ref(Kind.FINE_TUNE, place, name) for place, name in names}
+        self._reconciler.keep_only(Kind.FINE_TUNE, namespace, keys, version)
 
 
 class Reconciler:
@@ -59,12 +80,17 @@ class Reconciler:
     def seen(self, ref: Ref, manifest: Manifest) -> None:
         """One of our objects is there; its own writes come back as events, and are no news."""
         if self._objects.put(ref, manifest):
-            self.changed(ref, observed.news(ref.kind, manifest))
+            self.changed(ref, observed.news(ref.kind, manifest), version_of(manifest))
 
     def gone(self, ref: Ref, manifest: Manifest) -> None:
         """One of our objects is there no longer."""
-        self._objects.remove(ref, int(manifest["metadata"]["resourceVersion"]))
+        self._objects.remove(ref, version_of(manifest))
         self.changed(ref)
+
+    def keep_only(self, kind: Kind, namespace: str | None, keys: Collection[Ref], version: int) -> None:
+        """At that version these were all objects of one of our kinds, in that namespace or in all."""
+        for ghost in self._objects.keep_only(kind, namespace, keys, version):
+            self._queue.add(ghost)
 
     def told(self, ref: Ref) -> None:
         """The status of an object was written: what refers to it runs if that is news to it."""
@@ -72,17 +98,22 @@ class Reconciler:
         if manifest is not None:
             self._pass_on(ref, observed.news(ref.kind, manifest))
 
-    def changed(self, ref: Ref, news: Hashable = None) -> None:
+    def own(self, ref: Ref, version: int) -> None:
+        """The present pass over an object has written this version, of it or of a child, and the copies have it."""
+        self._queue.own(ref, version)
+
+    def changed(self, ref: Ref, news: Hashable = None, version: int | None = None) -> None:
         """Something happened to an object: it runs if it is ours, and what refers to it does if it can have news of it.
 
         Args:
             news: what those who refer to it look at; None where that is not known.
+            version: the state, of it or of a child, that came; None where that is not known.
         """
         self.health.seen_at[ref.kind] = asyncio.get_running_loop().time()
         if ref.kind is Kind.CONFIG_MAP:
             self.forget_data(ref)
         if ref.kind in self.paths:
-            self._queue.add(ref)
+            self._queue.add(ref, version)
         self._pass_on(ref, news)
 
     def _pass_on(self, ref: Ref, news: Hashable) -> None:
@@ -121,7 +152,7 @@ class Reconciler:
                 self._queue.done(key)
 
     async def follow(self, versions: Sequence[Mapping[str | None, str]]) -> None:
-        """Keeps the copies of children up to date, from the versions that `list_all` gave."""
+        """Keeps the copies of fine-tunes and children up to date, from the versions that `list_all` gave."""
         async with asyncio.TaskGroup() as group:
             for reflector, version in zip(self.reflectors, versions, strict=True):
                 group.create_task(reflector.run(version))
@@ -141,18 +172,15 @@ class Reconciler:
     async def list_all(self) -> Sequence[Mapping[str | None, str]] | None:
         """Reads the policy, lists both kinds and all children, lets each object run and forgets those that are gone.
 
-        Returns the versions to watch the children from, or None when a list was refused.
+        Returns the versions to watch fine-tunes and children from, or None when a list was refused.
         """
         loop = asyncio.get_running_loop()
         self.health.tried_at = loop.time()
-        phases: Counter[str] = Counter()
-        keys: set[Ref] = set()
         try:
             await self.reread()
             versions = [await reflector.relist() for reflector in self.reflectors]
-            for kind in self.paths:
-                for namespace in self._settings.namespaces or (None,):
-                    keys |= await self._list(kind, namespace, phases)
+            for namespace in self._settings.namespaces or (None,):
+                await self._list_deployments(namespace)
         except errors.NotFound as error:
             self.health.problem = f"{error}: the CRDs of Loraline are not installed; install the chart's crds/"
             self.health.listed_at = None
@@ -162,38 +190,25 @@ class Reconciler:
             self.health.problem = str(error)
             logger.warning("resync: %s", error)
             return None
-        for ghost in self.references.keep_only(keys):
+        for ghost in self.references.keep_only(self._objects):
             self._queue.forget(ghost)
-        self._news = {ref: news for ref, news in self._news.items() if ref in keys}
-        metrics.count_finetunes(phases)
-        for key in sorted(keys):
+        self._news = {ref: news for ref, news in self._news.items() if ref in self._objects}
+        metrics.count_finetunes(self._objects.phases())
+        for key in sorted(self._objects):
             self._queue.add(key)
         self.health.listed_at = loop.time()
         return versions
 
-    async def _list(self, kind: Kind, namespace: str | None, phases: Counter[str]) -> set[Ref]:
+    async def _list_deployments(self, namespace: str | None) -> None:
         keys: set[Ref] = set()
         version = 0
-        async for page in self._cluster.pages(kind, namespace):
+        async for page in self._cluster.pages(Kind.ADAPTER_DEPLOYMENT, namespace):
             version = int(page.version)
             for manifest in page.items:
-                ref = Ref(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+                ref = _ref(Kind.ADAPTER_DEPLOYMENT, manifest)
                 keys.add(ref)
                 self._objects.put(ref, manifest)
-                self.references.set(ref, self._targets(ref, manifest))
-                if kind is Kind.FINE_TUNE:
-                    phases[(manifest.get("status") or {}).get("phase", "Pending")] += 1
-        for ghost in self._objects.keep_only(kind, namespace, keys, version):
-            self._queue.add(ghost)
-        return keys
-
-    def _targets(self, ref: Ref, manifest: Manifest) -> Iterable[Ref]:
-        """What an object refers to; one that cannot be read never stops the resync of all others."""
-        try:
-            return self.paths[ref.kind].targets(manifest)
-        except ValueError as error:
-            logger.warning("%s: its references cannot be read: %s", ref, error)
-            return ()
+        self.keep_only(Kind.ADAPTER_DEPLOYMENT, namespace, keys, version)
 
     async def _reconcile(self, key: Ref) -> float | None:
         """One pass over one object."""
@@ -206,3 +221,7 @@ class Reconciler:
 
 async def _nothing_to_reread() -> None:
     """Stands in where there is no policy."""
+
+
+def _ref(kind: Kind, manifest: Manifest) -> Ref:
+    return Ref(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])

@@ -66,8 +66,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   resources: [configmaps]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
-  resources: [services] # list: those of runs on several nodes
-  verbs: [get, list, create, patch, delete]
+  resources: [services] # list and watch: those of runs on several nodes
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""] # patch: the annotation that makes a kubelet refresh a routing table at once
   resources: [pods]
   verbs: [get, list, watch, patch]

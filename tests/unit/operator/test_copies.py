@@ -23,7 +23,7 @@ def a_pod(name: str, version: int, phase: str = "Pending", owner: str = "tickets
 
 def copies() -> tuple[Children, list[Ref]]:
     news: list[Ref] = []
-    return Children(news.append), news
+    return Children(lambda ref, version=None: news.append(ref)), news
 
 
 def phases(children: Children) -> dict[str, str]:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from loraline_api.conditions import Reason
-from loraline_operator import observed_finetune
+from loraline_operator import observed, observed_finetune
 from loraline_operator.actions import Manifest
 from loraline_operator.observed_finetune import Stuck
+from unit.operator.builders import a_finetune
 
 
 def an_object(status: Manifest, **spec: Any) -> Manifest:
@@ -129,3 +130,12 @@ def test_a_label_that_is_no_number_stops_nothing(text: str) -> None:
     job["metadata"]["labels"] = {"loraline.dev/attempt": text}
     pod["metadata"]["annotations"] = {observed_finetune.INDEX_ANNOTATION: text}
     assert (observed_finetune.job(job).attempt, observed_finetune.pod(pod).index) == (1, 0)
+
+
+@pytest.mark.parametrize(("change", "is_kept"), [({}, True), ({"generation": 2}, False), ({"uid": "v"}, False)])
+def test_a_spec_is_parsed_once_for_each_generation_of_an_object(change: dict[str, Any], is_kept: bool) -> None:
+    manifest = a_finetune().manifest
+    before = observed.finetune(manifest)
+    later = {**manifest, "metadata": {**manifest["metadata"], **change}, "status": {"phase": "Running"}}
+    after = observed.finetune(later, before)
+    assert (after.spec is before.spec, after.spec == before.spec, after.status.phase) == (is_kept, True, "Running")

@@ -36,6 +36,28 @@ async def test_a_key_that_is_added_while_it_runs_runs_again_afterwards() -> None
     assert await queue.get() == A
 
 
+async def test_a_key_does_not_run_again_for_what_its_run_has_brought_about_itself() -> None:
+    queue = WorkQueue()
+    queue.add(A)
+    await queue.get()
+    queue.add(A, 7)
+    queue.own(A, 7)
+    queue.done(A)
+    assert await is_empty(queue)
+
+
+async def test_a_key_runs_again_for_what_others_did_while_it_ran() -> None:
+    for cause in (8, None):
+        queue = WorkQueue()
+        queue.add(A)
+        await queue.get()
+        queue.add(A, 7)
+        queue.add(A, cause)
+        queue.own(A, 7)
+        queue.done(A)
+        assert await queue.get() == A
+
+
 async def test_a_later_time_replaces_the_one_said_before() -> None:
     queue = WorkQueue()
     queue.add_after(A, 0.0)

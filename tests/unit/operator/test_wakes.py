@@ -6,16 +6,17 @@ from collections.abc import Hashable
 
 import pytest
 
-from loraline_operator.actions import Kind, Ref
+from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.cluster import Cluster
 from loraline_operator.objects import Objects
 from loraline_operator.queue import WorkQueue
-from loraline_operator.reconcile import Reconciler
+from loraline_operator.reconcile import FineTunes, Reconciler
 from loraline_operator.references import ANY
 from unit.operator.builders import SETTINGS
 
 DEPLOYMENT = Ref(Kind.ADAPTER_DEPLOYMENT, "ns", "support")
 FINETUNE = Ref(Kind.FINE_TUNE, "ns", "tickets")
+OTHER = Ref(Kind.FINE_TUNE, "ns", "other")
 
 
 async def woken_by(*events: tuple[Ref, Hashable]) -> list[Ref]:
@@ -31,6 +32,42 @@ async def woken_by(*events: tuple[Ref, Hashable]) -> list[Ref]:
             queue.done(key)
             found.append(key)
     return found
+
+
+class Nowhere:
+    """A path that is not gone."""
+
+    async def run(self, ref: Ref) -> float | None:
+        """No pass."""
+        raise AssertionError(ref)
+
+
+def a_finetune_at(version: int, name: str = "tickets", phase: str = "Running") -> Manifest:
+    metadata = {"name": name, "namespace": "ns", "uid": "u", "resourceVersion": str(version)}
+    return {"metadata": metadata, "status": {"phase": phase}}
+
+
+async def queued(queue: WorkQueue) -> list[Ref]:
+    keys = [await queue.get() for _ in range(len(queue._waiting))]
+    for key in keys:
+        queue.done(key)
+    return keys
+
+
+async def test_a_fine_tune_runs_for_each_new_state_and_when_a_list_lacks_it() -> None:
+    queue, objects = WorkQueue(), Objects()
+    reconciler = Reconciler(Cluster(), objects, queue, SETTINGS)
+    reconciler.paths = {Kind.FINE_TUNE: Nowhere()}
+    finetunes = FineTunes(reconciler)
+    finetunes.seen(a_finetune_at(5))
+    finetunes.seen(a_finetune_at(6, "other", "Failed"))
+    assert (sorted(await queued(queue)), objects.phases()) == ([OTHER, FINETUNE], {"Running": 1, "Failed": 1})
+    finetunes.seen(a_finetune_at(5))
+    assert await queued(queue) == []
+    finetunes.keep_only(None, {("ns", "other")}, 9)
+    assert (await queued(queue), list(objects)) == ([FINETUNE], [OTHER])
+    finetunes.gone(a_finetune_at(10, "other"))
+    assert (await queued(queue), list(objects)) == ([OTHER], [])
 
 
 @pytest.mark.parametrize(

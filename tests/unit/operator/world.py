@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from loraline_api.conditions import Reason
-from loraline_operator import observed_finetune, plan_finetune, plan_gang
+from loraline_operator import observed_finetune, plan_finetune
 from loraline_operator.actions import Action, Create, Delete, Kind, Patch, Ref
 from loraline_operator.observed_finetune import GangService, Job, ObservedFineTune, Pod, Snapshot, Stuck
 from unit.operator.builders import NOW, SETTINGS, FineTuneBuilder, a_finetune, an_outcome
@@ -68,12 +68,11 @@ class World:
 
     def observe(self) -> ObservedFineTune:
         """What an observer would read."""
-        sees_services = plan_gang.may_have_services(self.finetune.object(), tuple(self.jobs.values()))
         return ObservedFineTune(
             jobs=tuple(self.jobs.values()),
             pods=tuple(self.pods.values()),
             snapshots=tuple(self.snapshots.values()),
-            services=tuple(self.services.values()) if sees_services else (),
+            services=tuple(self.services.values()),
         )
 
     def reconcile(self, writes: int | None = None) -> bool:

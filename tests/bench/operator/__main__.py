@@ -1,40 +1,36 @@
-"""`python -m bench.operator [--sizes 100,1000,5000] [--quick]`: measures, and writes build/bench-operator.json."""
+"""`python -m bench.operator [--sizes 100,1000,5000] [--alone 100,1000,5000,20000]`: measures the operator.
+
+It writes build/bench-operator.json: one run for each operator, API server and size, and what follows from them.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import functools
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import yaml
 
-from bench.operator import phases
+from bench.operator import phases, summary
 from bench.operator.phases import Operator, Plant
-from bench.operator.processes import cluster_pids
+from bench.operator.plants import PLANTS
 from cluster import fixture
-from faults.proxy import Upstream
 from harness import operator_process as harness
 from loraline_operator.actions import Kind
 from loraline_operator.cluster import Cluster
 
 REPORT = Path("build/bench-operator.json")
-PODS_PER_NODE = 100
 RUNNING_LIMIT_S = 1800.0
 STEADY_S = 60.0
 LATENCY_OBJECTS, LATENCY_PER_S = 1000, 50.0
-POD_ADDRESSES = "127.100.0.0/14"
-"""Addresses of kwok's pods: on loopback, where their progress is answered."""
 
 OURS = ("-m", "loraline_operator", "run", "--log-level", "warning")
 IMAGES = ("--trainer-image", "trainer:1", "--switchboard-image", "operator:1", "--server-image", "vllm:1")
@@ -43,27 +39,35 @@ IMAGES = ("--trainer-image", "trainer:1", "--switchboard-image", "operator:1", "
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures at each size, side by side, and tells."""
     parser = argparse.ArgumentParser(prog="bench.operator", description=__doc__)
-    parser.add_argument("--sizes", default="100,1000,5000", help="numbers of fine-tunes, with commas")
+    parser.add_argument("--sizes", default="100,1000,5000", help="numbers of fine-tunes on the real API server")
+    parser.add_argument("--alone", default="100,1000,5000,20000", help="the same on the stand-in for it")
     parser.add_argument("--steady-s", type=float, default=STEADY_S, help="seconds of the steady state")
     parser.add_argument("--only", choices=("ours", "baseline"), help="one of the two")
     parser.add_argument("--report", type=Path, default=REPORT)
     options = parser.parse_args(arguments)
-    results: list[dict[str, Any]] = []
-    for size in (int(text) for text in options.sizes.split(",")):
+    wanted = [("stand-in", size) for size in _sizes(options.alone)] + [("real", size) for size in _sizes(options.sizes)]
+    runs: list[dict[str, Any]] = []
+    for server, size in wanted:
         for who in (options.only,) if options.only else ("baseline", "ours"):
             with tempfile.TemporaryDirectory(prefix="loraline-bench-") as folder:
-                found = asyncio.run(_measure(who, size, Path(folder), options.steady_s))
-            results.append({"operator": who, "size": size, **found})
-            sys.stderr.write(json.dumps(results[-1]) + "\n")
+                found = asyncio.run(_measure(who, server, size, Path(folder), options.steady_s))
+            runs.append({"operator": who, "apiServer": server, "size": size, "load": os.getloadavg()[0], **found})
+            sys.stderr.write(json.dumps(runs[-1]) + "\n")
+            report = {"machine": _machine(), "summary": summary.of(runs), "runs": runs}
             options.report.parent.mkdir(parents=True, exist_ok=True)
-            options.report.write_text(json.dumps({"machine": _machine(), "runs": results}, indent=1) + "\n")
+            options.report.write_text(json.dumps(report, indent=1) + "\n")
+    sys.stdout.write(json.dumps(summary.of(runs), indent=1) + "\n")
     return 0
 
 
-async def _measure(who: str, size: int, folder: Path, steady_s: float) -> dict[str, Any]:
-    """All phases of one operator at one size, on a control plane of its own."""
+def _sizes(text: str) -> list[int]:
+    return [int(size) for size in text.split(",") if size]
+
+
+async def _measure(who: str, server: str, size: int, folder: Path, steady_s: float) -> dict[str, Any]:
+    """All phases of one operator at one size, on an API server of its own."""
     found: dict[str, Any] = {}
-    async with _plant(folder) as plant:
+    async with PLANTS[server](folder) as plant:
         operator, requests = _operator(who, folder)
         found["burst"] = await phases.burst(plant, operator, "burst", size)
         if who == "ours":
@@ -77,37 +81,9 @@ async def _measure(who: str, size: int, folder: Path, steady_s: float) -> dict[s
     return found
 
 
-@contextlib.asynccontextmanager
-async def _plant(folder: Path) -> AsyncIterator[Plant]:
-    """A control plane with our CRDs and kwok's nodes, on which pods run for ever."""
-    cluster = folder / "cluster"
-    with fixture.control_plane(cluster) as kubeconfig:
-        harness.install_crds(kubeconfig)
-        harness.kubectl(kubeconfig, "create", "namespace", harness.OPERATOR_NAMESPACE)
-        os.environ["KUBECONFIG"] = str(kubeconfig)
-        _kwok(cluster, 1)
-        upstream = Upstream()
-        try:
-            yield Plant(upstream, cluster_pids(cluster))
-        finally:
-            await upstream.session.close()
-
-
-def _kwok(cluster: Path, nodes: int) -> None:
-    """Adds nodes; their pods run and do not end."""
-    stages = cluster / "stages.yaml"
-    if not stages.exists():
-        programs = Path(subprocess.check_output([str(fixture.SETUP), "k8s-kwok"], text=True).splitlines()[-1])
-        every = list(yaml.safe_load_all((programs.parent / "kwok-stages.yaml").read_text(encoding="utf-8")))
-        kept = [stage for stage in every if stage and stage["metadata"]["name"] != "pod-complete"]
-        stages.write_text(yaml.safe_dump_all(kept), encoding="utf-8")
-    environment = {**os.environ, "STAGES": str(stages), "KWOK_ARGS": f"--cidr={POD_ADDRESSES}"}
-    subprocess.run([str(fixture.HERE / "kwok.sh"), str(cluster), str(nodes)], env=environment, check=True)
-
-
 async def _let_run(plant: Plant, operator: Operator, size: int) -> None:
     """Waits, with the operator at work, until every fine-tune is told to run."""
-    await asyncio.to_thread(_kwok, Path(os.environ["KUBECONFIG"]).parent, size // PODS_PER_NODE + 1)
+    await plant.run_pods(size)
     async with operator.running(), Cluster() as cluster, asyncio.timeout(RUNNING_LIMIT_S):
         while True:
             items = [item async for item in cluster.list(Kind.FINE_TUNE)]
@@ -157,7 +133,7 @@ async def _changed(before: dict[str, str]) -> int:
 
 
 def _machine() -> dict[str, Any]:
-    return {"cores": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()[0]}
+    return {"cores": os.cpu_count(), "python": platform.python_version()}
 
 
 if __name__ == "__main__":

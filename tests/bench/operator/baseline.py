@@ -1,27 +1,50 @@
 """The operator to compare with: kopf as its documentation has it, with create and update handlers and a status patch.
 
-It makes the same ConfigMap and Job as ours, by our own thin client, and no more: no retries, no deletion, no progress.
+It makes the same ConfigMap and Job as ours, and no more: no retries, no deletion, no progress. It creates them by
+aiohttp's client (most operators use larger ones), and runs as kopf does by default, on the loop of asyncio.
 Run it with `python -m bench.operator.baseline PORT`; its probe listens at that port.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 from typing import Any
 
+import aiohttp
 import kopf
 
 from loraline_api import run as api_run
-from loraline_operator import errors, manifests_training, naming, observed
-from loraline_operator.actions import Kind, Ref
-from loraline_operator.cluster import Cluster, login_info
+from loraline_operator import manifests_training, naming, observed
+from loraline_operator.actions import Manifest
+from loraline_operator.cluster import login_info
 from loraline_operator.settings import Settings
 
 SETTINGS = Settings(trainer_image="trainer:1", switchboard_image="operator:1", server_image="vllm:1")
-connection = Cluster()
+PATHS = {"ConfigMap": "/api/v1/namespaces/{}/configmaps", "Job": "/apis/batch/v1/namespaces/{}/jobs"}
+CONFLICT = 409
+
+
+class Connection:
+    """A connection to the API server, made at the start."""
+
+    def __init__(self, login: kopf.ConnectionInfo) -> None:
+        self.server = login.server.rstrip("/")
+        self.session = aiohttp.ClientSession(
+            headers=login.as_http_headers(), connector=aiohttp.TCPConnector(limit=0, ssl=login.as_ssl_context())
+        )
+
+    async def create(self, namespace: str, manifest: Manifest) -> None:
+        """Creates an object; one of that name that is there is left as it is."""
+        url = self.server + PATHS[manifest["kind"]].format(namespace)
+        async with self.session.post(url, json=manifest) as answer:
+            if answer.status != CONFLICT:
+                answer.raise_for_status()
+            await answer.json()
+
+
+connections: list[Connection] = []
 
 
 @kopf.on.login()  # type: ignore[arg-type]
@@ -36,7 +59,7 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.peering.standalone = True
-    await connection.__aenter__()
+    connections.append(Connection(login_info(logging.getLogger(__name__), settings)))
 
 
 @kopf.on.create("lorafinetunes")
@@ -57,9 +80,8 @@ async def reconcile(body: kopf.Body, patch: kopf.Patch, **_: Any) -> None:
         settings_hash=api_run.settings_hash(finetune.spec),
         settings=SETTINGS,
     )
-    for kind, manifest in ((Kind.CONFIG_MAP, snapshot), (Kind.JOB, job)):
-        with contextlib.suppress(errors.AlreadyExists):
-            await connection.create(Ref(kind, meta.namespace, manifest["metadata"]["name"]), manifest)
+    for manifest in (snapshot, job):
+        await connections[0].create(meta.namespace, manifest)
     patch.status["observedGeneration"] = meta.generation
     patch.status["phase"] = "Pending"
     patch.status["run"] = {"id": run.id, "jobName": naming.job_name(meta.name, run.id, 1)}

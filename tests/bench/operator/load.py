@@ -57,6 +57,28 @@ async def create_all(upstream: Upstream, prefix: str, count: int) -> None:
     await asyncio.gather(*(one(number) for number in range(count)))
 
 
+async def run_pods(upstream: Upstream) -> None:
+    """Plays Job controller, scheduler and kubelet: a running pod for each Job that has none."""
+    pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    jobs = (await upstream.get(f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"))["items"]
+    there = {item["metadata"]["name"] for item in (await upstream.get(pods))["items"]}
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int, job: dict[str, Any]) -> None:
+        metadata = {"name": f"{job['metadata']['name']}-pod", "labels": job["spec"]["template"]["metadata"]["labels"]}
+        metadata["labels"] |= {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "controller": True}
+        metadata["ownerReferences"] = [owner | {"uid": job["metadata"]["uid"]}]
+        status = {"phase": "Running", "podIP": f"127.100.{number // 250}.{number % 250 + 1}"}
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"nodeName": "a"}, "status": status}
+        async with slots, upstream.request("POST", pods, data=json.dumps(body).encode()) as answer:
+            answer.raise_for_status()
+            await answer.read()
+
+    missing = [job for job in jobs if f"{job['metadata']['name']}-pod" not in there]
+    await asyncio.gather(*(one(number, job) for number, job in enumerate(missing, len(there))))
+
+
 async def create_steadily(upstream: Upstream, prefix: str, count: int, per_s: float) -> dict[str, float]:
     """Creates them at a steady rate; when each was taken, by name."""
     started = asyncio.get_running_loop().time()

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,9 @@ BUSY_S = 0.04
 BYTECODE = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": "/tmp/loraline-bench-bytecode"}
 """Images bring compiled code; a checkout compiles at the first start, which is then not part of the second."""
 
+SETTLE_S = 2.0
+"""Time in which what follows from the last writes is done, whose CPU time counts as well."""
+
 CONTROLLERS = ("kube-controller-manager", "kube-scheduler", "kwok")
 
 
@@ -37,6 +40,8 @@ class Plant:
 
     upstream: Upstream
     pids: Mapping[str, int]
+    run_pods: Callable[[int], Awaitable[None]]
+    """Lets the pods of so many fine-tunes run, soon or at once."""
 
     @contextlib.contextmanager
     def without_controllers(self) -> Iterator[None]:
@@ -110,12 +115,14 @@ async def burst(plant: Plant, operator: Operator, prefix: str, count: int) -> di
             done = len(told.times)
             await asyncio.gather(jobs.until(count, BURST_LIMIT_S), told.until(count, BURST_LIMIT_S))
             seconds = max(told.times.values()) - first
+            await asyncio.sleep(SETTLE_S)
             used = meter.read()
             memory = memory_mb(operator.pid)
         await asyncio.gather(jobs.stop(), told.stop())
     rest = count - done
     return {
         "objects": count,
+        "measured": rest,
         "seconds": round(seconds, 2),
         "perSecond": round(rest / seconds, 1),
         "operatorCpuMsPerObject": round(used["operator"] / rest * 1000, 2),

@@ -3,7 +3,7 @@
 It knows what the two measured operators ask for: discovery, lists in pages, watches, creation, merge patches, status
 writes, resource versions and conflicts. It validates nothing, runs no controller, forgets nothing and keeps nothing.
 What is proved about the operator is proved on the real API server; here only its own cost is measured.
-Run it with `python -m bench.operator.standin PORT CERTIFICATE KEY`.
+Run it with `python -m bench.operator.standin PORT CERTIFICATE KEY [SECONDS]`; answers to writes come after SECONDS.
 """
 
 from __future__ import annotations
@@ -116,8 +116,9 @@ class Store:
 class Connection(asyncio.Protocol):
     """One client's connection: requests one after the other, the last of which may be a watch."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, write_s: float = 0.0) -> None:
         self._store = store
+        self._write_s = write_s
         self._buffer = b""
         self._lines: list[bytes] = []
 
@@ -169,7 +170,11 @@ class Connection(asyncio.Protocol):
             self._answer(200, self._list(place, query, is_metadata_only))
         else:
             code, answer = self._one(method, place, body)
-            self._answer(code, _metadata_of(answer) if is_metadata_only and code < 300 else answer)
+            answer = _metadata_of(answer) if is_metadata_only and code < 300 else answer
+            if method == "GET" or not self._write_s:
+                self._answer(code, answer)
+            else:
+                asyncio.get_running_loop().call_later(self._write_s, self._answer, code, answer)
 
     def _answer(self, code: int, answer: Object) -> None:
         data = to_json(answer)
@@ -303,14 +308,14 @@ def _merged(old: Any, patch: Any) -> Any:
     return result
 
 
-async def _serve(port: int, certificate: str, key: str) -> None:
+async def _serve(port: int, certificate: str, key: str, write_s: float = 0.0) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
-    store = Store()
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(store), "127.0.0.1", port, ssl=tls)
+    store, loop = Store(), asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(store, write_s), "127.0.0.1", port, ssl=tls)
     async with server:
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(int(sys.argv[1]), sys.argv[2], sys.argv[3]))
+    uvloop.run(_serve(int(sys.argv[1]), sys.argv[2], sys.argv[3], *map(float, sys.argv[4:])))

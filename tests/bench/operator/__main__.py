@@ -1,6 +1,7 @@
 """`python -m bench.operator [--sizes 100,1000,5000] [--alone 100,1000,5000,20000]`: measures the operator.
 
-It writes build/bench-operator.json: one run for each operator, API server and size, and what follows from them.
+It writes build/bench-operator.json: one run for each operator, API server and size, and what follows from them. What is
+not measured again stays there, so that a long measurement can be made in parts.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from loraline_operator.actions import Kind
 from loraline_operator.cluster import Cluster
 
 REPORT = Path("build/bench-operator.json")
-RUNNING_LIMIT_S = 1800.0
+RUNNING_LIMIT_S = 600.0
 STEADY_S = 60.0
 LATENCY_OBJECTS, LATENCY_PER_S = 1000, 50.0
 
@@ -46,9 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", type=Path, default=REPORT)
     options = parser.parse_args(arguments)
     wanted = [("stand-in", size) for size in _sizes(options.alone)] + [("real", size) for size in _sizes(options.sizes)]
-    runs: list[dict[str, Any]] = []
+    operators = (options.only,) if options.only else ("baseline", "ours")
+    runs = [run for run in _before(options.report) if (run["apiServer"], run["size"]) not in wanted]
     for server, size in wanted:
-        for who in (options.only,) if options.only else ("baseline", "ours"):
+        for who in operators:
             with tempfile.TemporaryDirectory(prefix="loraline-bench-") as folder:
                 found = asyncio.run(_measure(who, server, size, Path(folder), options.steady_s))
             runs.append({"operator": who, "apiServer": server, "size": size, "load": os.getloadavg()[0], **found})
@@ -58,6 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.report.write_text(json.dumps(report, indent=1) + "\n")
     sys.stdout.write(json.dumps(summary.of(runs), indent=1) + "\n")
     return 0
+
+
+def _before(report: Path) -> list[dict[str, Any]]:
+    """The runs of an earlier measurement."""
+    if not report.exists():
+        return []
+    runs: list[dict[str, Any]] = json.loads(report.read_text(encoding="utf-8"))["runs"]
+    return runs
 
 
 def _sizes(text: str) -> list[int]:
@@ -70,26 +81,31 @@ async def _measure(who: str, server: str, size: int, folder: Path, steady_s: flo
     async with PLANTS[server](folder) as plant:
         operator, requests = _operator(who, folder)
         found["burst"] = await phases.burst(plant, operator, "burst", size)
-        if who == "ours":
-            await _let_run(plant, operator, size)
-        changed = functools.partial(_changed, await _versions())
-        found["restart"] = await phases.restart(plant, operator, size, changed)
-        if who == "ours":
+        with plant.without_controllers():
+            changed = functools.partial(_changed, await _versions())
+            found["restart"] = await phases.restart(plant, operator, size, changed)
+        if who == "ours" and await _let_run(plant, operator, size):
             found["steady"] = await phases.steady(plant, operator, size, steady_s, requests)
+            changed = functools.partial(_changed, await _versions())
+            found["restartRunning"] = await phases.restart(plant, operator, size, changed)
         if size == LATENCY_OBJECTS:
             found["latency"] = await phases.latency(plant, operator, "rate", LATENCY_OBJECTS, LATENCY_PER_S)
     return found
 
 
-async def _let_run(plant: Plant, operator: Operator, size: int) -> None:
-    """Waits, with the operator at work, until every fine-tune is told to run."""
+async def _let_run(plant: Plant, operator: Operator, size: int) -> bool:
+    """Waits, with the operator at work, until every fine-tune is told to run; False when that takes too long."""
     await plant.run_pods(size)
-    async with operator.running(), Cluster() as cluster, asyncio.timeout(RUNNING_LIMIT_S):
+    end = time.monotonic() + RUNNING_LIMIT_S
+    async with operator.running(), Cluster() as cluster:
         while True:
             items = [item async for item in cluster.list(Kind.FINE_TUNE)]
             running = [item for item in items if (item.get("status") or {}).get("phase") == "Running"]
             if len(running) >= size:
-                return
+                return True
+            if time.monotonic() > end:
+                sys.stderr.write(f"{len(running)} of {size} run after {RUNNING_LIMIT_S:.0f} s\n")
+                return False
             await asyncio.sleep(5)
 
 

@@ -53,6 +53,8 @@ def _row(run: Run) -> dict[str, Any]:
     }
     if "latency" in run:
         row["p50Seconds"], row["p99Seconds"] = run["latency"]["p50Seconds"], run["latency"]["p99Seconds"]
+    if "restartRunning" in run:
+        row["restartRunning"] = {key: run["restartRunning"][key] for key in ("seconds", "writes", "memoryMb")}
     if "steady" in run:
         row["steady"] = {key: run["steady"][key] for key in ("operatorCpuShare", "requestsPerSecond", "memoryMb")}
     return row

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from loraline_operator import errors
-from loraline_operator.actions import Manifest, Ref
-from loraline_operator.cluster import Cluster
+from loraline_operator.actions import Kind, Manifest, Ref
+from loraline_operator.cluster import Cluster, Page
 from loraline_operator.objects import Objects
 from loraline_operator.policy_store import PolicyStore
 from loraline_operator.queue import WorkQueue
@@ -35,6 +36,18 @@ class OnePolicy(Cluster):
         if self._reads == 1:
             await self.late.wait()
         return {"metadata": {"name": ref.name}, "data": {"policy.yaml": text}}
+
+    async def pages(
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        labels: str | None = None,
+        fields: str | None = None,
+        metadata_only: bool = False,
+    ) -> AsyncIterator[Page]:
+        """Nothing of any kind."""
+        yield Page([], "1")
 
 
 async def test_of_two_reads_at_once_the_older_answer_does_not_come_last() -> None:

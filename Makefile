@@ -16,6 +16,7 @@ SAMPLE ?=
 CHAOS ?=
 PAIRS ?= 60
 SIZES ?= 100,1000,5000
+ALONE ?= 100,1000,5000,20000
 
 .PHONY: help demo demo-down test check parts faults bench-operator bench-gpu fmt generate lock
 
@@ -49,9 +50,9 @@ faults: ## Break the operator's world at every point (PLAN=id plays one again, S
 	@tests/tools/setup.sh system; $(DEV); "$$dev/bin/python" -m faults $(if $(PLAN),--plan "$(PLAN)",\
 	$(if $(SAMPLE),--sample $(SAMPLE),$(if $(CHAOS),--chaos $(CHAOS),--pairs $(PAIRS) --manifests 1000 --chaos 10)))
 
-bench-operator: ## Measure the operator beside a plain kopf operator, on the built-in cluster (SIZES=100,1000,5000).
+bench-operator: ## Measure the operator beside a plain kopf operator (SIZES=100,... on a real API server, ALONE=100,... without).
 	@tests/tools/setup.sh k8s-control-plane >/dev/null; tests/tools/setup.sh k8s-kwok >/dev/null; \
-	$(DEV); "$$dev/bin/python" -m bench.operator --sizes "$(SIZES)"; \
+	$(DEV); "$$dev/bin/python" -m bench.operator --sizes "$(SIZES)" --alone "$(ALONE)"; \
 	"$$(tests/tools/setup.sh plot | tail -1)/bin/python" tests/bench/operator/plot.py
 
 bench-gpu: ## Time training beside TRL, Liger and Unsloth (one GPU, no network; ROWS=..., see docs/benchmarks.md).

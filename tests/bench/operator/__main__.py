@@ -30,7 +30,7 @@ from loraline_operator.actions import Kind
 from loraline_operator.cluster import Cluster
 
 REPORT = Path("build/bench-operator.json")
-RUNNING_LIMIT_S = 600.0
+RUNNING_S = 600.0
 STEADY_S = 60.0
 LATENCY_OBJECTS, LATENCY_PER_S = 1000, 50.0
 
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", default="100,1000,5000", help="numbers of fine-tunes on the real API server")
     parser.add_argument("--alone", default="100,1000,5000,20000", help="the same on the stand-in for it")
     parser.add_argument("--steady-s", type=float, default=STEADY_S, help="seconds of the steady state")
+    parser.add_argument("--running-s", type=float, default=RUNNING_S, help="seconds in which all have to run")
     parser.add_argument("--only", choices=("ours", "baseline"), help="one of the two")
     parser.add_argument("--report", type=Path, default=REPORT)
     options = parser.parse_args(arguments)
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for server, size in wanted:
         for who in operators:
             with tempfile.TemporaryDirectory(prefix="loraline-bench-") as folder:
-                found = asyncio.run(_measure(who, server, size, Path(folder), options.steady_s))
+                found = asyncio.run(_measure(who, server, size, Path(folder), options))
             runs.append({"operator": who, "apiServer": server, "size": size, "load": os.getloadavg()[0], **found})
             sys.stderr.write(json.dumps(runs[-1]) + "\n")
             report = {"machine": _machine(), "summary": summary.of(runs), "runs": runs}
@@ -75,7 +76,7 @@ def _sizes(text: str) -> list[int]:
     return [int(size) for size in text.split(",") if size]
 
 
-async def _measure(who: str, server: str, size: int, folder: Path, steady_s: float) -> dict[str, Any]:
+async def _measure(who: str, server: str, size: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All phases of one operator at one size, on an API server of its own."""
     found: dict[str, Any] = {}
     async with PLANTS[server](folder) as plant:
@@ -84,8 +85,8 @@ async def _measure(who: str, server: str, size: int, folder: Path, steady_s: flo
         with plant.without_controllers():
             changed = functools.partial(_changed, await _versions())
             found["restart"] = await phases.restart(plant, operator, size, changed)
-        if who == "ours" and await _let_run(plant, operator, size):
-            found["steady"] = await phases.steady(plant, operator, size, steady_s, requests)
+        if who == "ours" and await _let_run(plant, operator, size, options.running_s):
+            found["steady"] = await phases.steady(plant, operator, size, options.steady_s, requests)
             changed = functools.partial(_changed, await _versions())
             found["restartRunning"] = await phases.restart(plant, operator, size, changed)
         if size == LATENCY_OBJECTS:
@@ -93,10 +94,10 @@ async def _measure(who: str, server: str, size: int, folder: Path, steady_s: flo
     return found
 
 
-async def _let_run(plant: Plant, operator: Operator, size: int) -> bool:
+async def _let_run(plant: Plant, operator: Operator, size: int, limit_s: float) -> bool:
     """Waits, with the operator at work, until every fine-tune is told to run; False when that takes too long."""
     await plant.run_pods(size)
-    end = time.monotonic() + RUNNING_LIMIT_S
+    end = time.monotonic() + limit_s
     async with operator.running(), Cluster() as cluster:
         while True:
             items = [item async for item in cluster.list(Kind.FINE_TUNE)]
@@ -104,7 +105,7 @@ async def _let_run(plant: Plant, operator: Operator, size: int) -> bool:
             if len(running) >= size:
                 return True
             if time.monotonic() > end:
-                sys.stderr.write(f"{len(running)} of {size} run after {RUNNING_LIMIT_S:.0f} s\n")
+                sys.stderr.write(f"{len(running)} of {size} run after {limit_s:.0f} s\n")
                 return False
             await asyncio.sleep(5)
 

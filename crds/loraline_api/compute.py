@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from loraline_api.model import ApiModel, Rule, by_rule
-from loraline_api.storage import ObjectName, Toleration
+from loraline_api.storage import LABEL_VALUE, LabelValue, ObjectName, Toleration
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
 
@@ -37,14 +37,19 @@ class Compute(ApiModel):
     """Where and on what the pods run."""
 
     gpus: int = Field(default=1, ge=0, le=1, description="GPUs of a pod; 0 runs on CPUs.")
-    gpu_type: str | None = Field(
+    gpu_type: LabelValue | None = Field(
         default=None,
-        max_length=63,
+        json_schema_extra=by_rule(
+            Rule(
+                f"self.matches('{LABEL_VALUE}')",
+                "must be the value of a label: letters, digits, '-', '_' and '.', as in NVIDIA-H100-80GB-HBM3",
+            )
+        ),
         description="Runs on nodes whose label nvidia.com/gpu.product has this value, as in NVIDIA-H100-80GB-HBM3. A "
         "fine-tune may also name a card of the policy's catalogue, as in H100.",
     )
     requests: ResourceRequests = Field(default=ResourceRequests(), description="CPU, memory and disk of the pod.")
-    node_selector: dict[str, str] = Field(default={}, description="Labels that the node must have.")
+    node_selector: dict[str, LabelValue] = Field(default={}, description="Labels that the node must have.")
     tolerations: list[Toleration] = Field(default=[], max_length=16, description="Taints that are tolerated.")
     affinity: dict[str, Any] | None = Field(default=None, description="Affinity of the pods, as in a pod's spec.")
     priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")

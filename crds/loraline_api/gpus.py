@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from loraline_api.model import ApiModel
+from loraline_api.storage import LabelValue
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 """Label of nodes by NVIDIA's GPU feature discovery."""
@@ -40,13 +41,13 @@ class Gpu(ApiModel):
         le=1e6,
         description="Price of one card for an hour, in `currency`; without it no cost is told.",
     )
-    products: list[Annotated[str, Field(min_length=1, max_length=63)]] = Field(
+    products: list[Annotated[LabelValue, Field(min_length=1)]] = Field(
         default=[],
         max_length=16,
         description=f"Values of the node label {PRODUCT_LABEL} that are this card; a fine-tune may name one of them "
         "in compute.gpuType as well.",
     )
-    node_selector: dict[str, str] = Field(
+    node_selector: dict[str, LabelValue] = Field(
         default={}, description="Labels of its nodes, in place of `products`, where that label is not there."
     )
 

@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from loraline_api.gpus import BUILT_IN, Gpu, GpuName
 from loraline_api.model import ApiModel
 from loraline_api.model_shape import ModelShape
-from loraline_api.storage import LabelName, Toleration
+from loraline_api.storage import LabelName, LabelValue, Toleration
 
 Glob = Annotated[str, Field(min_length=1, max_length=512)]
 
@@ -48,10 +48,10 @@ class Limits(ApiModel):
 class Defaults(ApiModel):
     """What a fine-tune gets when it does not say. Never a training input, so that no run changes by them."""
 
-    gpu_type: str | None = Field(
-        default=None, min_length=1, max_length=63, description="compute.gpuType of fine-tunes with GPUs."
+    gpu_type: LabelValue | None = Field(
+        default=None, min_length=1, description="compute.gpuType of fine-tunes with GPUs."
     )
-    node_selector: dict[str, str] = Field(
+    node_selector: dict[str, LabelValue] = Field(
         default={}, description="compute.nodeSelector of fine-tunes with GPUs that set none."
     )
     tolerations: list[Toleration] = Field(

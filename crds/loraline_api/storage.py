@@ -20,6 +20,11 @@ OBJECT_NAME = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
 
 BASE_MODEL_URI = r"^(hf|s3|pvc)://[^/\s]+/[^\r\n]+$"
 
+LABEL_VALUE = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
+
+LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE)]
+"""Value of a label (Kubernetes: Labels and Selectors, "Syntax and character set")."""
+
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=OBJECT_NAME)]
 LabelName = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL)]
 

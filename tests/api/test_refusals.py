@@ -135,6 +135,16 @@ def apply(kubeconfig: Path, body: dict[str, Any]) -> tuple[int, str]:
             id="memory in words",
         ),
         pytest.param(
+            {"compute.gpuType": "hf://org/name"},
+            'spec.compute.gpuType: Invalid value: "hf://org/name": must be the value of a label: letters, digits,',
+            id="a URI as the type of the GPU",
+        ),
+        pytest.param(
+            {"compute.nodeSelector": {"pool": "a/b"}},
+            "spec.compute.nodeSelector.pool: Invalid value:",
+            id="a selector of nodes that matches no label",
+        ),
+        pytest.param(
             {"dataset.evalFraction": 0, "evaluation.gates": [{"metric": "loss", "max": 1}]},
             "evaluation.gates need held-out examples: set dataset.eval or a dataset.evalFraction over 0",
             id="gates without held-out examples",

@@ -42,11 +42,13 @@ async def test_a_job_that_may_not_have_a_pod_says_what_the_api_server_said(tenan
 async def test_a_job_that_the_api_server_does_not_take_is_told_with_the_field_until_the_spec_is_mended(
     tenant: Tenant,
 ) -> None:
-    await tenant.create_finetune(compute={"gpus": 0, "nodeSelector": {"pool": "a/b"}})
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [{"key": "pool", "operator": "Within"}]}]}
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+    await tenant.create_finetune(compute={"gpus": 0, "affinity": affinity})
     status = await tenant.until("Pending", "InvalidSpec")
-    assert "spec.template.spec.nodeSelector: Invalid value" in status.conditions[0].message
+    assert "spec.template.spec.affinity.nodeAffinity" in status.conditions[0].message
     assert status.conditions[0].message.endswith("; mend the spec")
-    await tenant.edit({"compute": {"nodeSelector": {"pool": "a"}}})
+    await tenant.edit({"compute": {"affinity": None}})
     await tenant.until("Pending", "Unschedulable")
 
 

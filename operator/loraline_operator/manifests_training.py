@@ -91,6 +91,9 @@ def _pod_spec(meta: Meta, spec: LoraFineTuneSpec, run_id: str, attempt: int, set
     return {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_PERIOD_S,
+        # Linux keeps signals that are not handled from the first process of a namespace: told to stop while it imported
+        # PyTorch, a trainer that was first trained on for the whole grace period.
+        "shareProcessNamespace": True,
         "containers": [_container(spec, attempt, mounts, together, settings)],
         "volumes": volumes,
         **manifests_gang.pod_part(meta, run_id, spec.compute.nodes),

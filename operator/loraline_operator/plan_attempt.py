@@ -25,6 +25,8 @@ POD_FAILURE_POLICY = "PodFailurePolicy"
 nodes."""
 
 SIGKILL_EXIT_CODE = 137
+SIGTERM_EXIT_CODE = 143
+"""Of a trainer that had not begun to listen to SIGTERM, so it had nothing to save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ def _of_pod(pod: Pod) -> Verdict:
         return Verdict(succeeded=False, reason=Reason.OUT_OF_MEMORY, message=message, can_retry=True, outcome=result)
     if pod.is_lost:
         return _interrupted(f"the node of pod {pod.name} went down, and the pod with it", result)
+    if pod.exit_code == SIGTERM_EXIT_CODE:
+        return _interrupted(f"pod {pod.name} was stopped (exit code {pod.exit_code}) before it trained", result)
     if pod.exit_code == SIGKILL_EXIT_CODE:
         return _interrupted(_killed(pod), result)
     return _of_exit_code(pod, result)

@@ -180,6 +180,7 @@ def test_a_permanent_failure_ends_the_run_with_the_trainers_sentence(code: ExitC
         pytest.param({"exit_code": 77}, "UnexpectedError", 1, id="an exit code that nobody knows"),
         pytest.param({"exit_code": 137, "is_out_of_memory": True}, "OutOfMemory", 1, id="out of memory"),
         pytest.param({"exit_code": 137}, "Interrupted", 0, id="a kill from outside"),
+        pytest.param({"exit_code": 143}, "Interrupted", 0, id="a stop before it listens"),
         pytest.param({"exit_code": 255, "is_lost": True}, "Interrupted", 0, id="a node that went down"),
         pytest.param({"exit_code": 41}, "Interrupted", 0, id="a disruption"),
         pytest.param(None, "Interrupted", 0, id="a pod that is gone"),

@@ -27,11 +27,17 @@ SHARED = {
     "deletionPolicy": "Delete",
 }
 TAKE_ALL_MEMORY = """
-with open("/proc/1/oom_score_adj", "w") as file:
-    file.write("1000")
-bytearray(4 << 30)
+import os, pathlib, time
+for file in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    if b"loraline_trainer" in file.read_bytes() and file.parent.name != str(os.getpid()):
+        file.with_name("oom_score_adj").write_text("1000")
+for _ in range(16):
+    if os.fork() == 0:
+        held = bytearray(256 << 20)
+        time.sleep(60)
+time.sleep(60)
 """
-"""For a process beside the trainer: it takes what the container may have, and of both the kernel kills the trainer."""
+"""For processes beside the trainer: they take all memory, and the kernel kills the largest, which is the trainer."""
 
 Listing = list[tuple[str, int]]
 """Keys and sizes of objects in S3."""

@@ -28,11 +28,11 @@ class Loss(NamedTuple):
 @pytest.fixture(scope="module")
 def loss(stage: Stage) -> Loss:
     """A node that is lost while a fine-tune trains, and what came of that."""
-    stage.start("node-lost", saved_step=20)
     served = serving(stage)
-    uids = {pod["metadata"]["uid"] for pod in stage.kubectl.items_everywhere("pods")}
+    stage.start("node-lost", saved_step=20)
     power(stage, "off")
     try:
+        uids = on_node(stage)
         stage.kubectl.run("delete", "node", NODE)
         stage.wait("its pods to be deleted", lambda: uids.isdisjoint(on_node(stage)), timeout_s=180)
     finally:

@@ -58,8 +58,8 @@ class Chaos:
     minutes: float
     seed: int
     kills: int = 0
-    operations: Counter[str] = field(default_factory=Counter)
-    ended: Counter[str] = field(default_factory=Counter)
+    operations: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, int] = field(default_factory=dict)
     """Fine-tunes that were left at the end, by phase."""
     rest_s: float = 0.0
     """From the last kill to the end of all that ran."""
@@ -122,7 +122,7 @@ class _Client:
             await self._tenant.edit({"suspend": False}, name)
 
     def _count(self, what: str) -> None:
-        self._chaos.operations[what] += 1
+        self._chaos.operations[what] = self._chaos.operations.get(what, 0) + 1
 
     def _some(self) -> str | None:
         return self._chance.choice(self._names) if self._names else None
@@ -213,7 +213,7 @@ async def _judge_end(stage: Stage, record: Record, operators: Operators, chaos: 
     await asyncio.sleep(QUIET_S)
     if operators.writes() > before:
         chaos.problems.append(f"wrote after the end: {', '.join(operators.proxies[0].trace.writes[before:])[:300]}")
-    chaos.ended = Counter(item["status"]["phase"] for item in record.items(Kind.FINE_TUNE))
+    chaos.ended = dict(Counter(item["status"]["phase"] for item in record.items(Kind.FINE_TUNE)))
     chaos.problems += ending.World(record).orphans()
     for item in record.items(Kind.FINE_TUNE):
         chaos.problems += _mistakes(item, record)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 
 import pytest
 
 from faults import plans, report
 from faults.chaos import Chaos
+from faults.judge import Judgement
 from faults.plans import AT_EVENTS, AT_WRITES, ONCE_A_FLOW, Plan
 from faults.play import Result
 
@@ -75,3 +78,13 @@ def test_all_single_faults_and_most_pairs_have_to_converge(
     found: list[Result], chaos: Chaos | None, is_met: bool
 ) -> None:
     assert report.meets_goals(found, None, chaos) is is_met
+
+
+def test_the_report_holds_every_verdict_and_those_that_failed_first(tmp_path: Path) -> None:
+    chaos = Chaos(10, 1, kills=3, operations={"created": 2}, ended={"Succeeded": 2})
+    judged = Judgement(accepted=5, refused=4)
+    report.write(tmp_path / "faults.json", results(2, 2, failing_pairs=1), judged, chaos)
+    told = json.loads((tmp_path / "faults.json").read_text(encoding="utf-8"))
+    assert (told["singles"], told["pairs"]) == ({"plans": 2, "converged": 2}, {"plans": 2, "converged": 1})
+    assert [verdict["converged"] for verdict in told["verdicts"]] == [False, True, True, True]
+    assert (told["chaos"]["operations"], told["manifests"]["accepted"]) == ({"created": 2}, 5)

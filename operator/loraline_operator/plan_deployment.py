@@ -5,6 +5,7 @@ Pure: reads no clock and no cluster. How a route moves is in `plan_rollout`, wha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from loraline_api.conditions import Reason
@@ -28,7 +29,9 @@ from loraline_operator import (
 from loraline_operator.actions import Action, Create, Kind, Manifest, Patch, Plan, Ref
 from loraline_operator.observed import DeploymentObject
 from loraline_operator.observed_deployment import Child, ObservedDeployment, ServingPod, Workload
+from loraline_operator.plan_rollout import Place, Step
 from loraline_operator.plan_serving import View
+from loraline_operator.plan_targets import Target
 from loraline_operator.settings import Settings
 
 ROLLOUT_INTERVAL_S = 1.0
@@ -96,8 +99,9 @@ def _plan(
         routes=[step.route for step in steps],
         distrusted=sorted(odd) or None,
     )
+    forgets = _forgets_refusal(pairs, steps)
     actions = (
-        *_routes_actions(object, observed, table),
+        *(() if forgets else _routes_actions(object, observed, table)),
         *_service_actions(object, observed),
         *workload_actions,
         *_nudges(object, observed, table, now),
@@ -105,7 +109,19 @@ def _plan(
     )
     view = View(object, spec, tuple(steps), observed.workload, observed.pods, table, selection, odd)
     status = plan_serving.status(view, now)
-    return Plan(actions, status, plan_serving.events(object.status, status), _requeue(view, actions))
+    wait_s = ROLLOUT_INTERVAL_S if forgets else _requeue(view, actions)
+    return Plan(actions, status, plan_serving.events(object.status, status), wait_s)
+
+
+def _forgets_refusal(pairs: Sequence[tuple[Target, Place]], steps: Sequence[Step]) -> bool:
+    """Whether the next table lacks a version whose refusal no status remembers yet.
+
+    The status is written first: if it were lost, the version would be checked and loaded all over again.
+    """
+    held = {(place.route.name, item.version) for _, place in pairs for item in place.route.versions}
+    told = {(place.route.name, place.before.rejected) for _, place in pairs}
+    news = {(step.route.name, step.status.rejected) for step in steps if step.status.rejected is not None}
+    return bool((news - told) & held)
 
 
 def _is_updating(workload: Workload | None, replicas: int) -> bool:

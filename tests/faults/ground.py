@@ -21,7 +21,7 @@ from faults.record import Recorder
 from harness import operator_process as harness
 from loraline_operator.cluster import Cluster
 
-AT_ONCE = 12
+AT_ONCE = 16
 """Plans at once by default: they mostly wait, so two cores carry many."""
 
 CHEAPER = {"GOGC": "400", "APISERVER_ARGS": "--enable-priority-and-fairness=false --profiling=false"}

@@ -14,8 +14,8 @@ from faults.plans import Fault
 from faults.play import Arena, Reference
 from harness import operator_process as harness
 
-FLOWS = ("first-run", "edit", "suspend", "delete")
-PLANS = 16
+FLOWS = ("first-run", "edit", "suspend", "delete", "policy-change", "rollout")
+PLANS = 14
 LASTING = ("first-run/outage/post-jobs-1", "first-run/pause/post-jobs-1")
 SHORT_OUTAGE_S = 12.0
 """Longer than the ten seconds for which a leader may write after its last renewal."""

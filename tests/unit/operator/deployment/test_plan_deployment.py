@@ -138,6 +138,20 @@ def test_an_edit_of_the_spec_tries_a_refused_version_again() -> None:
     assert world.status.routes[0].version == SECOND
 
 
+def test_a_refusal_by_a_pod_is_remembered_before_the_table_forgets_the_version() -> None:
+    world = serving()
+    world.refused = frozenset({SECOND})
+    world.tune(SECOND)
+    while world.status.routes[0].rejected is None:
+        assert world.reconcile()
+        world.let_pods_follow()
+        world.let_checks_run()
+    assert SECOND in [item.version for item in world.table.routes[0].versions]
+    world.settle()
+    assert [item.version for item in world.table.routes[0].versions] == [FIRST]
+    assert world.checked == [FIRST, SECOND]
+
+
 def test_a_refusal_by_a_pod_of_the_servers_earlier_settings_does_not_count() -> None:
     world = serving()
     world.refused = frozenset({SECOND})

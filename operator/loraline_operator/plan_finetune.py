@@ -285,7 +285,8 @@ def _create(look: Look, run: RunRef, wanted: Run | None, data: dict[str, Data]) 
 def _ended(look: Look, run: RunRef, job: Job) -> Decision:
     """The attempt's Job has finished: the result, or the next attempt, or the end."""
     verdict = plan_attempt.verdict(job, look.observed.pods_of(job))
-    run = run.model_copy(update={"job_name": job.name, "settings_hash": job.settings_hash, "retry_time": None})
+    known = {"job_name": job.name, "settings_hash": job.settings_hash, "retry_time": None, "admitted": True}
+    run = run.model_copy(update=known)  # the policy let its Job start, even if no status came to say so
     if verdict.reason is Reason.DEADLINE_EXCEEDED and job.deadline_s == look.spec.active_deadline_seconds:
         run = run.model_copy(update={"settings_hash": look.settings_hash})  # its deadline was edited while it ran
     if verdict.succeeded:

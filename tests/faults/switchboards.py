@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -30,7 +31,12 @@ from loraline_operator import errors, naming
 from loraline_operator.actions import Kind, Manifest
 
 LOOK_S = 0.1
-ADDRESSES = (f"127.{a}.{b}.{c}" for a, b, c in itertools.product(range(20, 120), range(1, 250), range(1, 250)))
+ADDRESSES = (
+    f"127.{a}.{b}.{c}"
+    for a, b, c in itertools.product(range(20 + os.getpid() % 200, 250), range(1, 250), range(1, 250))
+)
+"""Others for every process, so that several play on one machine."""
+
 ENDED = ("Succeeded", "Failed")
 
 

@@ -464,6 +464,16 @@ def test_a_name_that_belongs_to_something_else_is_said() -> None:
     )
 
 
+def test_an_attempt_that_ended_before_a_status_told_of_it_was_let_in_all_the_same() -> None:
+    builder = after(a_finetune(), seen())
+    status = status_of(planned(a_finetune(), seen()))
+    assert status.run is not None
+    untold = builder.with_status(status.model_copy(update={"run": status.run.model_copy(update={"admitted": None})}))
+    ended = status_of(planned(untold, seen(failed(the_job(builder), "BackoffLimitExceeded"))))
+    assert ended.run is not None
+    assert ended.run.admitted is True
+
+
 def test_a_job_that_the_api_server_does_not_take_is_said_in_its_words() -> None:
     words = 'Job.batch "tickets-1-1" is invalid: spec.template.spec.nodeSelector: Invalid value: "a/b"'
     plan = planned(a_finetune(), ObservedFineTune(refused=words))

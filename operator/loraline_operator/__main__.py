@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import gc
 import json
@@ -13,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import kopf
-import uvloop
 
 from loraline_operator import errors
 from loraline_operator import main as operator
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.set_threshold(*GC_THRESHOLDS)
     code = 0
     try:
-        uvloop.run(operator.run(_settings(options)))
+        asyncio.run(operator.run(_settings(options)))
     except* (errors.NotLeader, kopf.LoginError) as group:
         for sentence in _sentences(group):
             logging.getLogger(__name__).critical("%s", sentence)  # no stack trace: the sentence says it all

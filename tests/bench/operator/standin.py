@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
-import uvloop
 from pydantic_core import from_json, to_json
 
 Object = dict[str, Any]
@@ -318,4 +317,4 @@ async def _serve(port: int, certificate: str, key: str, write_s: float = 0.0) ->
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(int(sys.argv[1]), sys.argv[2], sys.argv[3], *map(float, sys.argv[4:])))
+    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2], sys.argv[3], *map(float, sys.argv[4:])))

@@ -49,6 +49,7 @@ class Reason(StrEnum):
     # The object
     INVALID_SPEC = "InvalidSpec"
     NAME_CONFLICT = "NameConflict"
+    NOT_ADMITTED = "NotAdmitted"
     POLICY_VIOLATION = "PolicyViolation"
     POLICY_INVALID = "PolicyInvalid"
     # Run control

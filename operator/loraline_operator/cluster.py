@@ -41,6 +41,8 @@ OUTAGE_S = 5.0
 """Time without any answer that counts as an outage: after it, everything is looked at again."""
 
 MAX_MESSAGE_CHARS = 600
+ADMISSION_WORDS = ("exceeded quota", "failed quota", "denied the request")
+"""What ResourceQuota and admission webhooks say; a missing right reads "cannot create resource"."""
 
 JSON = "application/json"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -386,9 +388,10 @@ def _error(method: str, path: str, status: int, said: str, retry_after: str | No
         return errors.Transient(message, seconds)
     if status == 403 and "because it is being terminated" in said:
         return errors.NamespaceEnds(message)
+    is_kept_out = any(words in said for words in ADMISSION_WORDS)
     kinds: dict[int, type[errors.ApiError]] = {
         401: errors.Unauthorized,
-        403: errors.Forbidden,
+        403: errors.NotAdmitted if is_kept_out else errors.Forbidden,
         404: errors.NotFound,
         409: errors.Conflict,
         410: errors.Gone,

@@ -9,6 +9,7 @@ ApiError
 ├── Invalid            400, 413, 422: the same request never succeeds
 └── Forbidden          403: the operator lacks a right
     ├── NamespaceEnds  403 on a creation: the namespace is being deleted
+    ├── NotAdmitted    403 on a creation: a quota or an admission webhook does not let it in
     └── Unauthorized   401: the operator is not known, as when its token has just ended
 NameConflict           a child of ours would have the name of something else
 NotLeader              this replica may not write (any more)
@@ -58,6 +59,10 @@ class Forbidden(ApiError):
 
 class NamespaceEnds(Forbidden):
     """Nothing can be created in the namespace any more."""
+
+
+class NotAdmitted(Forbidden):
+    """A quota of the namespace, or an admission webhook, does not let the object in."""
 
 
 class Unauthorized(Forbidden):

@@ -127,6 +127,8 @@ class ObservedDeployment:
     """A child's name that belongs to something else, found by the last write."""
     refused: str | None = None
     """Why the API server does not take a child, in its own words, found by the last write."""
+    not_admitted: str | None = None
+    """Why a quota or an admission webhook does not let a child in, found by the last write."""
 
 
 def child(manifest: Manifest) -> Child:

@@ -176,6 +176,8 @@ class ObservedFineTune:
     """A child's name that belongs to something else, found by the last write."""
     refused: str | None = None
     """Why the API server does not take a child, in its own words, found by the last write."""
+    not_admitted: str | None = None
+    """Why a quota or an admission webhook does not let a child in, found by the last write."""
 
     def job(self, name: str) -> Job | None:
         """The Job of that name."""

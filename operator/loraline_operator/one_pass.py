@@ -68,6 +68,8 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
     """What was seen, with a name that a child needs and something else has."""
     with_refusal: Callable[[ObservedT, str], ObservedT]
     """What was seen, with the API server's words about a child that it does not take."""
+    with_denial: Callable[[ObservedT, str], ObservedT]
+    """What was seen, with the words of a quota or a webhook that does not let a child in."""
     only_tells: Callable[[StatusT, StatusT], bool]
     """Whether a new status only tells what is seen, and decides nothing that later passes build on."""
     wrote: Callable[[Ref, Ref, Manifest], None]
@@ -140,12 +142,15 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
         object, plan = look.object, look.plan
         try:
             await self._apply(look, plan.actions)
-        except (errors.NameConflict, errors.NamespaceEnds, errors.Invalid) as refusal:
-            if isinstance(refusal, errors.NamespaceEnds) and not object.meta.is_deleting:
-                raise errors.Transient(str(refusal)) from refusal  # the object's own deletion follows
-            if isinstance(refusal, errors.Invalid):
+        except (errors.NameConflict, errors.NamespaceEnds, errors.NotAdmitted, errors.Invalid) as refusal:
+            if isinstance(refusal, errors.NotAdmitted if object.meta.is_deleting else errors.NamespaceEnds):
+                raise errors.Transient(
+                    str(refusal)
+                ) from refusal  # a quota may have room; the object's deletion follows
+            if isinstance(refusal, errors.Invalid | errors.NotAdmitted):
                 logger.warning("%s: %s", object.ref, refusal)
-                seen = self.with_refusal(look.seen, refusal.said)
+                tell = self.with_refusal if isinstance(refusal, errors.Invalid) else self.with_denial
+                seen = tell(look.seen, refusal.said)
             else:
                 seen = self.with_conflict(look.seen, str(refusal))
             plan = self.plan(object, seen, self.settings, datetime.now(UTC))

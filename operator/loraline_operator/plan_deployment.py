@@ -63,7 +63,7 @@ def plan(
     problem = _problem(object, observed) or plan_policy.deployment_refused(object, policy, has_workload=has_workload)
     if problem is not None:
         reason, message = problem
-        wait_s = CONFLICT_INTERVAL_S if reason is Reason.NAME_CONFLICT else None
+        wait_s = CONFLICT_INTERVAL_S if reason in (Reason.NAME_CONFLICT, Reason.NOT_ADMITTED) else None
         status = plan_serving.stalled(object, reason, message, now)
         return Plan((), status, plan_serving.events(object.status, status), wait_s)
     assert object.spec is not None  # `_problem` names a spec that does not parse
@@ -144,6 +144,15 @@ def _problem(object: DeploymentObject, observed: ObservedDeployment) -> tuple[Re
             f"spec.adapters[{base_name}].name is also the model name of spec.baseModel.uri, "
             f"{object.spec.base_model.uri}; give the route another name"
         )
+    kept_out = _kept_out(object, observed)
+    if kept_out is not None:
+        return kept_out
+    storage = plan_targets.storage(object.spec, observed.finetunes)
+    return (Reason.INVALID_SPEC, storage) if isinstance(storage, str) else None
+
+
+def _kept_out(object: DeploymentObject, observed: ObservedDeployment) -> tuple[Reason, str] | None:
+    """Why a child cannot be there."""
     conflict = _foreign(object, observed)
     if observed.conflict is not None:
         conflict = f"{observed.conflict} exists and belongs to something else"
@@ -151,8 +160,11 @@ def _problem(object: DeploymentObject, observed: ObservedDeployment) -> tuple[Re
         return Reason.NAME_CONFLICT, (f"{conflict}; delete it or create this object under another name")
     if observed.refused is not None:
         return Reason.INVALID_SPEC, f"a child of this deployment is refused: {observed.refused}; mend the spec"
-    storage = plan_targets.storage(object.spec, observed.finetunes)
-    return (Reason.INVALID_SPEC, storage) if isinstance(storage, str) else None
+    if observed.not_admitted is not None:
+        return Reason.NOT_ADMITTED, (
+            f"a child of this deployment is not let in: {observed.not_admitted}; {plan_policy.QUOTA_REMEDY}"
+        )
+    return None
 
 
 def _foreign(object: DeploymentObject, observed: ObservedDeployment) -> str | None:

@@ -32,6 +32,7 @@ from loraline_operator import (
     plan_defaults,
     plan_deletion,
     plan_gang,
+    plan_policy,
     plan_result,
     plan_watch,
 )
@@ -44,6 +45,9 @@ from loraline_operator.settings import Settings
 
 BLOCKED_INTERVAL_S = 5.0
 """Time between two looks while an earlier pod ends; its events come sooner."""
+
+NOT_ADMITTED_INTERVAL_S = 60.0
+"""Time between two attempts to make a child that a quota keeps out: that it has room again is no event of ours."""
 
 CONFLICT_INTERVAL_S = 15.0
 
@@ -103,12 +107,25 @@ def _told(object: FineTuneObject, decision: Decision, now: datetime) -> Plan[Lor
     )
 
 
-def _decide(look: Look) -> Decision:
+def _kept_out(look: Look) -> Decision | None:
+    """What is told of a child that the last write could not make."""
     if look.observed.conflict is not None:
         return _conflict(look, look.observed.conflict)
     if look.observed.refused is not None:
         message = f"a child of this fine-tune is refused: {look.observed.refused}; mend the spec"
         return Decision(Phase.PENDING, Reason.INVALID_SPEC, message, look.status, is_stalled=True)
+    if look.observed.not_admitted is not None:
+        message = f"a child of this fine-tune is not let in: {look.observed.not_admitted}; {plan_policy.QUOTA_REMEDY}"
+        return Decision(
+            Phase.PENDING, Reason.NOT_ADMITTED, message, look.status, requeue_after_s=NOT_ADMITTED_INTERVAL_S
+        )
+    return None
+
+
+def _decide(look: Look) -> Decision:
+    kept = _kept_out(look)
+    if kept is not None:
+        return kept
     data, problem = plan_data.resolve(look.spec, look.observed.data)
     current = look.status.run
     restart = look.object.meta.annotations.get(naming.RESTART_ANNOTATION)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from harness.operator_process import Tenant, eventually
+from harness.operator_process import Tenant, eventually, kubectl
 from loraline_api.conditions import Condition
 from loraline_operator.actions import Kind
 
@@ -49,6 +51,21 @@ async def test_a_job_that_the_api_server_does_not_take_is_told_with_the_field_un
     assert "spec.template.spec.affinity.nodeAffinity" in status.conditions[0].message
     assert status.conditions[0].message.endswith("; mend the spec")
     await tenant.edit({"compute": {"affinity": None}})
+    await tenant.until("Pending", "Unschedulable")
+
+
+async def test_a_job_that_a_quota_keeps_out_is_told_with_the_limit_and_starts_once_there_is_room(
+    tenant: Tenant, kubeconfig: Path
+) -> None:
+    quota = ("quota", "team", f"--namespace={tenant.namespace}")
+    kubectl(kubeconfig, "create", *quota, "--hard=count/jobs.batch=0")
+    kubectl(kubeconfig, "wait", *quota, "--for=jsonpath={.status.hard}", "--timeout=60s")
+    await tenant.create_finetune()
+    status = await tenant.until("Pending", "NotAdmitted")
+    assert "exceeded quota: team, requested: count/jobs.batch=1" in status.conditions[0].message
+    assert status.conditions[0].message.endswith("raise that limit, or free what counts against it")
+    kubectl(kubeconfig, "delete", *quota)
+    await tenant.edit({"retries": 1})  # it need not wait for its minute
     await tenant.until("Pending", "Unschedulable")
 
 

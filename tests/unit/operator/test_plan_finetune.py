@@ -484,6 +484,17 @@ def test_a_job_that_the_api_server_does_not_take_is_said_in_its_words() -> None:
     assert (plan.actions, plan.requeue_after_s) == ((), None)
 
 
+def test_a_job_that_a_quota_does_not_let_in_waits_and_says_the_limit() -> None:
+    words = 'jobs.batch "tickets-1-1" is forbidden: exceeded quota: team, requested: count/jobs.batch=1, limited: 0'
+    plan = planned(a_finetune(), ObservedFineTune(not_admitted=words))
+    assert told(status_of(plan))[1:] == (
+        "NotAdmitted",
+        f"a child of this fine-tune is not let in: {words}; it is tried again: raise that limit, or free "
+        "what counts against it",
+    )
+    assert (plan.actions, plan.requeue_after_s) == ((), 60)
+
+
 def test_a_spec_that_does_not_parse_says_field_value_and_limit() -> None:
     status = status_of(planned(a_finetune().with_rank(300), seen()))
     assert told(status)[1:] == (

@@ -12,6 +12,7 @@ import signal
 import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable
+from typing import Any
 
 import kopf
 from aiohttp import web
@@ -38,6 +39,10 @@ CLOSING_S = 0.25
 """Time in which TLS connections end after their session was closed (aiohttp: Graceful Shutdown)."""
 
 
+WATCH = "infinite_watch"
+"""kopf's generator of a watch's events."""
+
+
 class _Stopped(Exception):
     """Somebody asked the operator to stop."""
 
@@ -50,6 +55,7 @@ async def run(settings: Settings) -> None:
     """
     stop = asyncio.Event()
     _heed_signals(stop)
+    asyncio.get_running_loop().set_exception_handler(_tell)
     async with Cluster() as cluster, Poller() as poller:
         identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
         lease = Lease(cluster, namespace=settings.namespace, identity=identity, duration_s=settings.lease_duration_s)
@@ -65,6 +71,15 @@ async def run(settings: Settings) -> None:
             finally:
                 await lease.release()
     await asyncio.sleep(CLOSING_S)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Logs what went wrong where nobody waits for it.
+
+    kopf leaves the generator of a watch open when it is cancelled, and that then fails to close: no news at the end.
+    """
+    if getattr(context.get("asyncgen"), "__name__", None) != WATCH:
+        loop.default_exception_handler(context)
 
 
 def _heed_signals(stop: asyncio.Event) -> None:

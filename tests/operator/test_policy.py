@@ -82,11 +82,11 @@ async def until_reasons(tenant: Tenant, **wanted: int) -> None:
 
 
 class Changes:
-    """kubectl's own watch of all fine-tunes of a namespace: a line for each write."""
+    """kubectl's own watch of all fine-tunes of a namespace: a line for each write, and each object."""
 
     def __init__(self, kubeconfig: Path, namespace: str, file: Path) -> None:
         self._file = file
-        command = ["get", "lft", "--watch-only", "--output-watch-events", "--no-headers", f"--namespace={namespace}"]
+        command = ["get", "lft", "--watch", "--output-watch-events", "--no-headers", f"--namespace={namespace}"]
         columns = "--output=custom-columns=NAME:.object.metadata.name"
         with file.open("wb") as output:
             self._process = subprocess.Popen(
@@ -237,11 +237,15 @@ async def test_fine_tunes_over_the_limit_of_gpus_wait_by_age_and_start_as_others
     await until_reasons(tenant, Unschedulable=2, WaitingForGpus=4)
     started = sorted(ready[0] for ready in await ends(tenant, "Unschedulable"))
     assert len(await tenant.jobs()) == 2
-    (first, message), *_ = [item for item in await ends(tenant, "WaitingForGpus") if "are held by" in item[1]]
-    assert message == (
+    told = (
         f"spec.compute asks for 1 GPU and the policy of namespace {tenant.namespace} allows 2 at once, of which 2 are "
         f"held by {started[0]}, {started[1]}; it starts when they end"
     )
+
+    async def next_one() -> str | None:
+        return next((name for name, message in await ends(tenant, "WaitingForGpus") if message == told), None)
+
+    first = await eventually(next_one, told)
     job = next(name for name in await tenant.jobs() if name.startswith(started[0]))
     await tenant.end_pod(0, job=job)
     await tenant.until("Pending", "Unschedulable", first)

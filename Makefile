@@ -29,19 +29,19 @@ demo: ## Fine-tune a real model on a real Kubernetes and chat with it (10 minute
 demo-down: ## Remove the demo's cluster, or with CONTEXT=name what the demo made on that one.
 	@$(DEV); "$$dev/bin/python" -m demo down $(if $(CONTEXT),--context "$(CONTEXT)")
 
-# Side by side, as most of them wait more than they compute.
-STYLE = ruff check . && ruff format --check . && mypy $(PYTHON_CODE) && lint-imports && pytest tests/unit tests/argocd
-LANES = export PATH="$$dev/bin:$$PATH"; python tests/tools/side_by_side.py "style=$(STYLE)" "trainer=pytest tests/trainer" \
-	"serving=pytest tests/switchboard"
+# Three lanes for two cores, as most of them wait more than they compute; more of them starve each other.
+CODE_LANE = ruff check . && ruff format --check . && mypy $(PYTHON_CODE) && lint-imports && pytest tests/unit tests/argocd
+MODEL_LANE = pytest tests/trainer tests/switchboard
+CLUSTER_LANE = tests/images/build.sh && pytest tests/cluster tests/faults
+LANES = export PATH="$$dev/bin:$$PATH"; python tests/tools/side_by_side.py
 
 test: parts ## Run everything, on the built-in cluster (Linux, root).
 	@tests/tools/setup.sh system; tests/tools/setup.sh k8s-node >/dev/null; tests/tools/setup.sh registry >/dev/null; \
-	$(DEV); $(LANES) "operator=pytest tests/api tests/operator" "cluster=pytest tests/cluster tests/faults" \
-	"images=tests/images/build.sh"; \
+	$(DEV); $(LANES) "code=$(CODE_LANE) tests/api tests/operator" "models=$(MODEL_LANE)" "cluster=$(CLUSTER_LANE)"; \
 	pytest tests/e2e
 
 check: parts ## Run what needs neither root nor a cluster: style, types, layers, unit tests, trainer and switchboard.
-	@$(DEV); $(LANES)
+	@$(DEV); $(LANES) "code=$(CODE_LANE)" "models=$(MODEL_LANE)"
 
 parts:
 	@for part in dev vllm tools argocd; do tests/tools/setup.sh $$part >/dev/null; done

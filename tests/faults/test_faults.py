@@ -21,6 +21,7 @@ SHORT_OUTAGE_S = 12.0
 """Longer than the ten seconds for which a leader may write after its last renewal."""
 
 MANIFESTS = 60
+TURNS = 3
 FOUND_BY = {
     "chance-names": "first-run/kill/post-jobs-1",
     "blind-status": "first-run/repeat/jobs-added-1",
@@ -92,11 +93,15 @@ async def test_every_seeded_bug_is_found(
     monkeypatch.setattr(play, "CONVERGE_S", 6.0)
 
     async def verdict(bug: str, plan: str) -> bool:
-        folder = tmp_path / bug
-        folder.mkdir()
-        async with ground.joined(kubeconfig, folder, bug) as broken:
-            (result,) = await ground.run(broken, [plans.parse(plan)], learned, 1)
-        return result.converged
+        """Whether the plan converged each time: where all is late, an event that is two seconds late may be in time."""
+        for turn in range(TURNS):
+            folder = tmp_path / f"{bug}-{turn}"
+            folder.mkdir()
+            async with ground.joined(kubeconfig, folder, bug) as broken:
+                (result,) = await ground.run(broken, [plans.parse(plan)], learned, 1)
+            if not result.converged:
+                return False
+        return True
 
     verdicts = await asyncio.gather(*(asyncio.create_task(verdict(*item)) for item in FOUND_BY.items()))
     assert dict(zip(FOUND_BY, verdicts, strict=True)) == dict.fromkeys(FOUND_BY, False)

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from loraline_api.conditions import Reason
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
 from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus
 from loraline_api.model import ApiModel, StatusModel
@@ -19,6 +20,9 @@ from loraline_operator.actions import Kind, Manifest, Ref
 
 SpecT = TypeVar("SpecT", bound=ApiModel)
 StatusT = TypeVar("StatusT", bound=StatusModel)
+
+
+QUOTA_REMEDY = "it is tried again: raise that limit, or free what counts against it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,26 @@ class CustomObject(Generic[SpecT, StatusT]):
     def ref(self) -> Ref:
         """The object's name in the cluster."""
         return Ref(self.kind, self.meta.namespace, self.meta.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What the last write of a pass found out about a child that it could not make; of both kinds."""
+
+    conflict: str | None = None
+    """A child's name that belongs to something else."""
+    refused: str | None = None
+    """Why the API server does not take a child, in its own words."""
+    not_admitted: str | None = None
+    """Why a quota of the namespace or an admission webhook does not let a child in, in its own words."""
+
+    def kept_out(self, whose: str) -> tuple[Reason, str] | None:
+        """Reason and message for a child that the API server did not take or let in."""
+        if self.refused is not None:
+            return Reason.INVALID_SPEC, f"a child of this {whose} is refused: {self.refused}; mend the spec"
+        if self.not_admitted is not None:
+            return Reason.NOT_ADMITTED, f"a child of this {whose} is not let in: {self.not_admitted}; {QUOTA_REMEDY}"
+        return None
 
 
 FineTuneObject = CustomObject[LoraFineTuneSpec, LoraFineTuneStatus]

@@ -109,7 +109,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class ObservedDeployment:
+class ObservedDeployment(observed.Observed):
     """All that belongs to one AdapterDeployment at one moment, and the fine-tunes that its routes name."""
 
     base: BaseMap | None = None
@@ -123,12 +123,6 @@ class ObservedDeployment:
     pods: tuple[ServingPod, ...] = ()
     finetunes: Mapping[str, FineTuneObject] = field(default_factory=dict)
     """Fine-tunes of the namespace by name, those at least that the routes name or the selector matches."""
-    conflict: str | None = None
-    """A child's name that belongs to something else, found by the last write."""
-    refused: str | None = None
-    """Why the API server does not take a child, in its own words, found by the last write."""
-    not_admitted: str | None = None
-    """Why a quota or an admission webhook does not let a child in, found by the last write."""
 
 
 def child(manifest: Manifest) -> Child:

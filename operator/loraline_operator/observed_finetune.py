@@ -153,7 +153,7 @@ class MissingData:
 
 
 @dataclass(frozen=True, slots=True)
-class ObservedFineTune:
+class ObservedFineTune(observed.Observed):
     """All that belongs to one fine-tune at one moment."""
 
     jobs: tuple[Job, ...] = ()
@@ -172,12 +172,6 @@ class ObservedFineTune:
     """Why a queue stopped a Job, in its own words."""
     held: frozenset[str] = frozenset()
     """Runs that other fine-tunes of the namespace have in their status; observed for a deletion with its output."""
-    conflict: str | None = None
-    """A child's name that belongs to something else, found by the last write."""
-    refused: str | None = None
-    """Why the API server does not take a child, in its own words, found by the last write."""
-    not_admitted: str | None = None
-    """Why a quota or an admission webhook does not let a child in, found by the last write."""
 
     def job(self, name: str) -> Job | None:
         """The Job of that name."""

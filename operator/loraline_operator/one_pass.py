@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
@@ -24,7 +24,7 @@ from loraline_operator.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-ObservedT = TypeVar("ObservedT")
+ObservedT = TypeVar("ObservedT", bound=observed.Observed)
 
 
 class KindPath(Protocol):
@@ -64,12 +64,6 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
     observe: Callable[[CustomObject[SpecT, StatusT], Depth, ObservedT | None], Awaitable[ObservedT]]
     """Sees the children; the last argument is what the earlier look of the same pass saw."""
     plan: Callable[[CustomObject[SpecT, StatusT], ObservedT, Settings, datetime], Plan[StatusT]]
-    with_conflict: Callable[[ObservedT, str], ObservedT]
-    """What was seen, with a name that a child needs and something else has."""
-    with_refusal: Callable[[ObservedT, str], ObservedT]
-    """What was seen, with the API server's words about a child that it does not take."""
-    with_denial: Callable[[ObservedT, str], ObservedT]
-    """What was seen, with the words of a quota or a webhook that does not let a child in."""
     only_tells: Callable[[StatusT, StatusT], bool]
     """Whether a new status only tells what is seen, and decides nothing that later passes build on."""
     wrote: Callable[[Ref, Ref, Manifest], None]
@@ -143,16 +137,10 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
         try:
             await self._apply(look, plan.actions)
         except (errors.NameConflict, errors.NamespaceEnds, errors.NotAdmitted, errors.Invalid) as refusal:
+            # A quota may have room again before a deletion must be over; a namespace that ends deletes the object, too
             if isinstance(refusal, errors.NotAdmitted if object.meta.is_deleting else errors.NamespaceEnds):
-                raise errors.Transient(
-                    str(refusal)
-                ) from refusal  # a quota may have room; the object's deletion follows
-            if isinstance(refusal, errors.Invalid | errors.NotAdmitted):
-                logger.warning("%s: %s", object.ref, refusal)
-                tell = self.with_refusal if isinstance(refusal, errors.Invalid) else self.with_denial
-                seen = tell(look.seen, refusal.said)
-            else:
-                seen = self.with_conflict(look.seen, str(refusal))
+                raise errors.Transient(str(refusal)) from refusal
+            seen = self._with(look.seen, object, refusal)
             plan = self.plan(object, seen, self.settings, datetime.now(UTC))
             look = Look(look.manifest, object, seen, plan)
             if object.meta.is_deleting:
@@ -164,6 +152,18 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
         if look.changes_status and plan.requeue_after_s is None:
             return 0  # its own event will be no news
         return plan.requeue_after_s
+
+    def _with(self, seen: ObservedT, object: CustomObject[SpecT, StatusT], refusal: Exception) -> ObservedT:
+        """What was seen, with what a write found out about a child."""
+        match refusal:
+            case errors.Invalid():
+                logger.warning("%s: %s", object.ref, refusal)
+                return replace(seen, refused=refusal.said)
+            case errors.NotAdmitted():
+                logger.warning("%s: %s", object.ref, refusal)
+                return replace(seen, not_admitted=refusal.said)
+            case _:
+                return replace(seen, conflict=str(refusal))
 
     async def _write_status(self, look: Look[SpecT, StatusT, ObservedT]) -> None:
         assert look.plan.status is not None

@@ -85,9 +85,6 @@ def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finet
         least_depth=Depth.COPIES,
         observe=observer.observe,
         plan=plan,
-        with_conflict=lambda seen, name: replace(seen, conflict=name),
-        with_refusal=lambda seen, words: replace(seen, refused=words),
-        with_denial=lambda seen, words: replace(seen, not_admitted=words),
         only_tells=_only_words,
         wrote=wrote,
         own=world.own,
@@ -115,9 +112,6 @@ def deployments(world: World, settings: Settings) -> KindPath:
         plan=lambda object, seen, settings, now: plan_deployment.plan(
             object, seen, settings, now, world.policies.current
         ),
-        with_conflict=lambda seen, name: replace(seen, conflict=name),
-        with_refusal=lambda seen, words: replace(seen, refused=words),
-        with_denial=lambda seen, words: replace(seen, not_admitted=words),
         only_tells=lambda old, new: True,
         wrote=_forget,
         own=world.own,

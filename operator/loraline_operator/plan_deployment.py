@@ -158,13 +158,7 @@ def _kept_out(object: DeploymentObject, observed: ObservedDeployment) -> tuple[R
         conflict = f"{observed.conflict} exists and belongs to something else"
     if conflict is not None:
         return Reason.NAME_CONFLICT, (f"{conflict}; delete it or create this object under another name")
-    if observed.refused is not None:
-        return Reason.INVALID_SPEC, f"a child of this deployment is refused: {observed.refused}; mend the spec"
-    if observed.not_admitted is not None:
-        return Reason.NOT_ADMITTED, (
-            f"a child of this deployment is not let in: {observed.not_admitted}; {plan_policy.QUOTA_REMEDY}"
-        )
-    return None
+    return observed.kept_out("deployment")
 
 
 def _foreign(object: DeploymentObject, observed: ObservedDeployment) -> str | None:

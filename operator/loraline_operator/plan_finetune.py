@@ -32,7 +32,6 @@ from loraline_operator import (
     plan_defaults,
     plan_deletion,
     plan_gang,
-    plan_policy,
     plan_result,
     plan_watch,
 )
@@ -111,14 +110,11 @@ def _kept_out(look: Look) -> Decision | None:
     """What is told of a child that the last write could not make."""
     if look.observed.conflict is not None:
         return _conflict(look, look.observed.conflict)
-    if look.observed.refused is not None:
-        message = f"a child of this fine-tune is refused: {look.observed.refused}; mend the spec"
-        return Decision(Phase.PENDING, Reason.INVALID_SPEC, message, look.status, is_stalled=True)
-    if look.observed.not_admitted is not None:
-        message = f"a child of this fine-tune is not let in: {look.observed.not_admitted}; {plan_policy.QUOTA_REMEDY}"
-        return Decision(
-            Phase.PENDING, Reason.NOT_ADMITTED, message, look.status, requeue_after_s=NOT_ADMITTED_INTERVAL_S
-        )
+    kept_out = look.observed.kept_out("fine-tune")
+    if kept_out is not None:
+        is_final = kept_out[0] is Reason.INVALID_SPEC
+        wait_s = None if is_final else NOT_ADMITTED_INTERVAL_S
+        return Decision(Phase.PENDING, *kept_out, look.status, is_stalled=is_final, requeue_after_s=wait_s)
     return None
 
 

@@ -16,9 +16,6 @@ from loraline_api.policy import Limits, Policy, Rules
 from loraline_api.storage import Scheme, parse_uri
 from loraline_operator.observed import DeploymentObject
 
-QUOTA_REMEDY = "it is tried again: raise that limit, or free what counts against it"
-"""The end of a sentence about a quota or an admission webhook of the namespace, which keeps a child out."""
-
 ASK = "or ask the platform team"
 
 

@@ -19,8 +19,6 @@ from loraline_operator.reflector import Selection
 
 ChildT = TypeVar("ChildT")
 
-OURS = f"{naming.MANAGED_BY_LABEL}={naming.MANAGER}"
-
 
 class Changed(Protocol):
     """What is told of news."""
@@ -132,9 +130,9 @@ class Children:
     """All copies."""
 
     def __init__(self, changed: Changed) -> None:
-        of_finetunes = f"{OURS},{naming.FINETUNE_LABEL}"
-        self.jobs: Copies[Job] = Copies(Selection(Kind.JOB, OURS), observed_finetune.job, changed)
-        self.pods: Copies[Pod] = Copies(Selection(Kind.POD, OURS), observed_finetune.pod, changed)
+        of_finetunes = f"{naming.OURS},{naming.FINETUNE_LABEL}"
+        self.jobs: Copies[Job] = Copies(Selection(Kind.JOB, naming.OURS), observed_finetune.job, changed)
+        self.pods: Copies[Pod] = Copies(Selection(Kind.POD, naming.OURS), observed_finetune.pod, changed)
         self.snapshots: Copies[Snapshot] = Copies(
             Selection(Kind.CONFIG_MAP, of_finetunes, metadata_only=True), observed_finetune.snapshot, changed
         )

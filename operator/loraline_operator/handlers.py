@@ -18,7 +18,6 @@ from loraline_operator import naming
 from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.cluster import RESOURCES, login_info
 
-OURS = f"{naming.MANAGED_BY_LABEL}={naming.MANAGER}"
 LONGEST_BACKOFF_S = 10
 CHUNK_SIZE = 500
 
@@ -81,7 +80,7 @@ def settings() -> kopf.OperatorSettings:
     result.watching.chunk_size = CHUNK_SIZE
     result.peering.standalone = True
     result.persistence.diffbase_storage = Nothing()
-    result.watching.label_selectors["apps", "v1", RESOURCES[Kind.DEPLOYMENT].plural] = OURS
+    result.watching.label_selectors["apps", "v1", RESOURCES[Kind.DEPLOYMENT].plural] = naming.OURS
     result.watching.label_selectors["", "v1", "configmaps"] = f"{naming.DATASET_LABEL}=true"
     return result
 

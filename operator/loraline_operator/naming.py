@@ -32,6 +32,9 @@ OWNER_LABELS = {
 """The labels by which a child names its object, and that object's kind."""
 
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+OURS = f"{MANAGED_BY_LABEL}={MANAGER}"
+"""Selects what this operator has made."""
+
 RESTART_ANNOTATION = f"{GROUP}/restart"
 TABLE_ANNOTATION = f"{GROUP}/table"
 BASE_ANNOTATION = f"{GROUP}/base"

@@ -51,8 +51,6 @@ GOOD_REASONS = frozenset(
         Reason.QUEUED,
         Reason.PREEMPTED,
         Reason.WAITING_FOR_GPUS,
-        Reason.WAITING_FOR_GPUS,
-        Reason.WAITING_FOR_GPUS,
         Reason.DELETING,
     }
 )

@@ -126,6 +126,15 @@ class Stage:
         await self.tenant.until("Succeeded")
         return run
 
+    async def train_two_versions(self) -> None:
+        """Deploys, trains and serves a first version, and trains a second after an edit."""
+        await self.deploy()
+        await self.tenant.create_finetune()
+        first = await self.trained()
+        await self.served(FIRST)
+        await self.tenant.edit({"adapter": {"rank": 8}})
+        await self.end(await self.run_id(other_than=first), version=SECOND)
+
     async def status(self) -> LoraFineTuneStatus:
         """The fine-tune's status."""
         return await self.tenant.status()

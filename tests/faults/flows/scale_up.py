@@ -1,16 +1,11 @@
 """Serving pods are added while a new version is rolled out."""
 
-from faults.stage import FIRST, SECOND, Stage
+from faults.stage import SECOND, Stage
 
 
 async def play(stage: Stage) -> None:
     """Deploy, train, serve, edit, train, scale while the version moves."""
     async with stage.pods.running():
-        await stage.deploy()
-        await stage.tenant.create_finetune()
-        first = await stage.trained()
-        await stage.served(FIRST)
-        await stage.tenant.edit({"adapter": {"rank": 8}})
-        await stage.end(await stage.run_id(other_than=first), version=SECOND)
+        await stage.train_two_versions()
         await stage.scale(3)
         await stage.served(SECOND, ready=3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import secrets
 import socket
@@ -206,3 +207,30 @@ def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
             return
         time.sleep(0.05)
     raise FixtureError(f"versitygw did not listen on port {port} within {S3_START_S:.0f} s; its log is {log}")
+
+
+def kubeconfig(
+    path: Path, server: str, *, authority: Path | None = None, user: Mapping[str, str] | None = None
+) -> Path:
+    """Writes a kubeconfig of one context that leads to a server; `authority` is the file of its certificate."""
+    cluster = {"server": server} | ({"certificate-authority": str(authority)} if authority is not None else {})
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "it", "cluster": cluster}],
+        "users": [{"name": "nobody", "user": dict(user or {})}],
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "nobody"}}],
+        "current-context": "it",
+    }
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return path
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Makes a certificate of its own authority for 127.0.0.1, tls.crt, and its key, tls.key, in the folder."""
+    made, key = folder / "tls.crt", folder / "tls.key"
+    request = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
+    name = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+    command = ("openssl", *request, *name, "-keyout", str(key), "-out", str(made))
+    subprocess.run(command, check=True, capture_output=True)
+    return made, key

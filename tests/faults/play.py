@@ -14,8 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
+from cluster import fixture
 from faults import ending
 from faults.flows import flows
 from faults.fork_server import ForkServer
@@ -149,7 +148,7 @@ class Operators:
         name = f"{self._tenant.namespace}-{len(self._replicas)}"
         namespace = ("--namespaces", self._tenant.namespace, "--namespace", self._tenant.namespace)
         replica = Forked(
-            _kubeconfig(self._arena.folder / f"{name}.kubeconfig", proxy.port),
+            fixture.kubeconfig(self._arena.folder / f"{name}.kubeconfig", f"http://127.0.0.1:{proxy.port}"),
             self._arena.folder / f"{name}.log",
             arguments=(*namespace, *self._arguments, *self._lease()),
             environment=self._faked_clock() if set(self.plan.faults) & set(HOUR_S) else {},
@@ -348,20 +347,6 @@ async def operating(operators: Operators) -> AsyncIterator[None]:
         yield
     finally:
         await operators.stop()
-
-
-def _kubeconfig(path: Path, port: int) -> Path:
-    """A kubeconfig that leads through a proxy."""
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "proxy", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-        "users": [{"name": "nobody", "user": {}}],
-        "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "nobody"}}],
-        "current-context": "proxy",
-    }
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    return path
 
 
 def _last_words(log: str) -> str:

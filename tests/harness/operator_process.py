@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
-import yaml
 
 from cluster import fixture
 from harness.door import Door
@@ -58,17 +57,7 @@ def install_crds(kubeconfig: Path) -> None:
 
 def through(door: Door, folder: Path) -> Path:
     """A kubeconfig that leads through the door."""
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "door", "cluster": {"server": f"http://127.0.0.1:{door.port}"}}],
-        "users": [{"name": "nobody", "user": {}}],
-        "contexts": [{"name": "door", "context": {"cluster": "door", "user": "nobody"}}],
-        "current-context": "door",
-    }
-    path = folder / "door.kubeconfig"
-    path.write_text(yaml.safe_dump(config), encoding="utf-8")
-    return path
+    return fixture.kubeconfig(folder / "door.kubeconfig", f"http://127.0.0.1:{door.port}")
 
 
 async def eventually(

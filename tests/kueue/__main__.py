@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import fixture
+from demo.kubectl import condition
 from harness import operator_process as harness
 from harness.operator_process import OperatorProcess, Tenant, eventually
 from kueue import controller
@@ -273,12 +274,6 @@ class Story:
     def _say(self, text: str) -> None:
         sys.stdout.write(f"{time.monotonic() - self._began:5.1f} {text}\n")
         sys.stdout.flush()
-
-
-def condition(workload: Manifest, kind: str) -> Manifest | None:
-    """A condition of a Workload."""
-    found = workload.get("status", {}).get("conditions", [])
-    return next((one for one in found if one["type"] == kind), None)
 
 
 def is_true(workload: Manifest, kind: str) -> bool:

@@ -82,9 +82,11 @@ def running(kubeconfig: Path, folder: Path) -> Iterator[Kueue]:
         FixtureError: it ended, or was not ready within a minute; the message names its log.
     """
     parts = fixture.kueue()
-    certificates, log = _certificate(folder / "certificates"), folder / "kueue.log"
+    certificates, log = folder / "certificates", folder / "kueue.log"
+    certificates.mkdir(parents=True)
+    certificate, _ = fixture.certificate(certificates)
     ports = {name: fixture.free_port() for name in ("webhook", "health")}
-    authority = base64.b64encode((certificates / "tls.crt").read_bytes()).decode()
+    authority = base64.b64encode(certificate.read_bytes()).decode()
     door = {"url": f"https://127.0.0.1:{ports['webhook']}", "caBundle": authority}
     kueue = Kueue(kubeconfig, log)
     files = sorted((parts / "crds").glob("*.yaml"))
@@ -117,16 +119,6 @@ def _configuration(ports: dict[str, int], certificates: Path) -> dict[str, Any]:
         "integrations": {"frameworks": ["batch/job"]},
         "featureGates": {"VisibilityOnDemand": False},
     }
-
-
-def _certificate(folder: Path) -> Path:
-    """A folder with a key and a certificate of its own for 127.0.0.1."""
-    folder.mkdir(parents=True)
-    request = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
-    files = ("-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt"))
-    name = ("-subj", "/CN=kueue", "-addext", "subjectAltName=IP:127.0.0.1")
-    subprocess.run(["openssl", *request, *files, *name], check=True, capture_output=True)
-    return folder
 
 
 def _with_conversion(crd: dict[str, Any], door: dict[str, str]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -48,18 +47,11 @@ async def real(folder: Path) -> AsyncIterator[Plant]:
 async def stand_in(folder: Path) -> AsyncIterator[Plant]:
     """The stand-in; the pods of its Jobs are created by us, and run."""
     port = fixture.free_port()
-    certificate, key = _certificate(folder)
-    server = f"https://127.0.0.1:{port}"
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "a", "cluster": {"server": server, "certificate-authority": str(certificate)}}],
-        "users": [{"name": "a", "user": {"token": "nobody"}}],
-        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
-        "current-context": "a",
-    }
-    (folder / "kubeconfig").write_text(json.dumps(config), encoding="utf-8")
-    os.environ["KUBECONFIG"] = str(folder / "kubeconfig")
+    certificate, key = fixture.certificate(folder)
+    config = fixture.kubeconfig(
+        folder / "kubeconfig", f"https://127.0.0.1:{port}", authority=certificate, user={"token": "nobody"}
+    )
+    os.environ["KUBECONFIG"] = str(config)
     program = (sys.executable, "-m", "bench.operator.standin", str(port), str(certificate), str(key))
     process = await asyncio.create_subprocess_exec(*program)
     try:
@@ -101,16 +93,6 @@ async def _answers(upstream: Upstream) -> None:
             await asyncio.sleep(0.05)
         else:
             return
-
-
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate of its own authority for 127.0.0.1, and its key."""
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    subject = ("-subj", "/CN=stand-in", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2", "-nodes")
-    curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
-    command = ("openssl", "req", "-x509", *curve, *subject, "-keyout", str(key), "-out", str(certificate))
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
 
 
 def _kwok(cluster: Path, nodes: int) -> None:

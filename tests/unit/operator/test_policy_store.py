@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 from loraline_operator import errors
 from loraline_operator.actions import Kind, Manifest, Ref
@@ -37,15 +38,7 @@ class OnePolicy(Cluster):
             await self.late.wait()
         return {"metadata": {"name": ref.name}, "data": {"policy.yaml": text}}
 
-    async def pages(
-        self,
-        kind: Kind,
-        namespace: str | None = None,
-        *,
-        labels: str | None = None,
-        fields: str | None = None,
-        metadata_only: bool = False,
-    ) -> AsyncIterator[Page]:
+    async def pages(self, kind: Kind, namespace: str | None = None, **_: Any) -> AsyncIterator[Page]:
         """Nothing of any kind."""
         yield Page([], "1")
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from loraline_api.outcome import ExitCode
@@ -54,14 +55,27 @@ def program(
     return [*command, *options], {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"}
 
 
-def test_run_publishes_to_a_folder_and_shows_before_and_after(tmp_path: Path, base: Path, lines: str) -> None:
+def partition(stderr: str) -> tuple[set[str], list[str]]:
+    """What Python imported, and what was said besides."""
+    lines = stderr.splitlines()
+    modules = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    return modules, [line for line in lines if not line.startswith("import time:")]
+
+
+def test_run_publishes_to_a_folder_and_shows_before_and_after(
+    tmp_path: Path, base: Path, lines: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     done = loraline_train(tmp_path, base, lines, "run", "--output", str(tmp_path / "out"))
     assert done.returncode == ExitCode.SUCCEEDED, done.stdout + done.stderr
     (manifest,) = (tmp_path / "out" / "adapters").glob("*/manifest.json")
     assert f"adapter: {manifest.parent}" in done.stdout
     assert "perplexity" in done.stdout
     assert "trained 3 steps" in done.stdout
-    assert done.stderr == ""
+    imported, said = partition(done.stderr)
+    assert said == []
+    assert "torch._dynamo" in imported
+    assert "torch._inductor.compile_fx" not in imported  # PyTorch's compiler, whose import takes 3 s
 
 
 def test_a_run_that_was_killed_goes_on_from_its_folder(tmp_path: Path, base: Path, lines: str) -> None:

@@ -13,10 +13,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from bitsandbytes import functional
-from bitsandbytes.nn.modules import Linear4bit
 
 from loraline_trainer.engine import nf4 as engine_nf4
+from loraline_trainer.model import compiling
+
+with compiling.later():
+    from bitsandbytes import functional
+    from bitsandbytes.nn.modules import Linear4bit
 
 
 class FrozenProduct(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,32 +25,29 @@ def exact_match(expected: Sequence[str], given: Sequence[str]) -> float:
     return hits / len(expected)
 
 
-def to_questions(
-    model: Any, loaded: Loaded, questions: Sequence[Question], stop_ids: frozenset[int], max_new_tokens: int
-) -> list[str]:
-    """The answers to held-out questions, none much longer than the longest expected one."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt, and the most tokens that its answer may have."""
+
+    prompt: Sequence[int]
+    limit: int
+
+
+def to_questions(loaded: Loaded, questions: Sequence[Question], max_new_tokens: int) -> list[Asked]:
+    """Held-out questions, none to be answered at much more length than the longest expected answer."""
     lengths = [len(loaded.tokenizer(question.expected)["input_ids"]) for question in questions]
     limit = min(max_new_tokens, max(lengths, default=0) + SPARE_TOKENS)
-    return greedy(model, loaded, [question.prompt for question in questions], stop_ids, limit)
+    return [Asked(question.prompt, limit) for question in questions]
 
 
-def greedy(
-    model: Any, loaded: Loaded, prompts: Sequence[Sequence[int]], stop_ids: frozenset[int], max_new_tokens: int
-) -> list[str]:
-    """The answers in the order of the prompts; prompts of like length are answered together."""
+def greedy(model: Any, loaded: Loaded, asked: Sequence[Asked], stop_ids: frozenset[int]) -> list[str]:
+    """The answers in the order of what was asked; what is of like limit and length is answered together."""
     was_training = model.training
     model.eval()
-    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    answers = [""] * len(prompts)
-    config = transformers.GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=sorted(stop_ids),
-        pad_token_id=loaded.pad_id,
-        use_cache=True,
-    )
-    for numbers in batches(order, [len(prompt) + max_new_tokens for prompt in prompts]):
-        for number, answer in zip(numbers, _batch(model, loaded, [prompts[n] for n in numbers], config), strict=True):
+    order = sorted(range(len(asked)), key=lambda number: (asked[number].limit, len(asked[number].prompt)))
+    answers = [""] * len(asked)
+    for numbers in batches(order, [len(one.prompt) + one.limit for one in asked]):
+        for number, answer in zip(numbers, _batch(model, loaded, [asked[n] for n in numbers], stop_ids), strict=True):
             answers[number] = answer
     model.train(was_training)
     return answers
@@ -59,12 +57,13 @@ def batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]
     """Numbers of prompts in batches that keep both bounds; a prompt longer than the bound is alone.
 
     Args:
-        order: numbers of prompts, shortest first.
+        order: numbers of prompts.
         lengths: of each prompt with its answer.
     """
     batch: list[int] = []
     for number in order:
-        if batch and (len(batch) == BATCH_PROMPTS or (len(batch) + 1) * lengths[number] > BATCH_TOKENS):
+        longest = max(lengths[other] for other in (*batch, number))
+        if batch and (len(batch) == BATCH_PROMPTS or (len(batch) + 1) * longest > BATCH_TOKENS):
             yield batch
             batch = []
         batch.append(number)
@@ -72,17 +71,35 @@ def batches(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]
         yield batch
 
 
-def _batch(
-    model: Any, loaded: Loaded, prompts: Sequence[Sequence[int]], config: transformers.GenerationConfig
-) -> list[str]:
-    longest = max(len(prompt) for prompt in prompts)
+class _OwnLimits(transformers.StoppingCriteria):
+    """Ends each answer at its own limit, though longer ones of its batch go on."""
+
+    def __init__(self, prompt_tokens: int, limits: torch.Tensor) -> None:
+        self._ends = prompt_tokens + limits  # [prompts]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """Which answers are at their end. [prompts]"""
+        return input_ids.shape[1] >= self._ends
+
+
+def _batch(model: Any, loaded: Loaded, asked: Sequence[Asked], stop_ids: frozenset[int]) -> list[str]:
+    longest = max(len(one.prompt) for one in asked)
     # [prompts, longest], filled up at the left, so that all answers begin at the same place
-    ids = torch.tensor([[config.pad_token_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    ids = torch.tensor([[loaded.pad_id] * (longest - len(one.prompt)) + list(one.prompt) for one in asked])
+    mask = torch.tensor([[0] * (longest - len(one.prompt)) + [1] * len(one.prompt) for one in asked])
+    limits = torch.tensor([one.limit for one in asked], device=loaded.device)
+    config = transformers.GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max(one.limit for one in asked),
+        eos_token_id=sorted(stop_ids),
+        pad_token_id=loaded.pad_id,
+        use_cache=True,
+    )
     with torch.no_grad(), loaded.computing():
         out = model.generate(
             input_ids=ids.to(loaded.device),
             attention_mask=mask.to(loaded.device),
             generation_config=config,
+            stopping_criteria=[_OwnLimits(longest, limits)],
         )
     return [str(text) for text in loaded.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)]

@@ -89,7 +89,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout, ru
             scale=rules.scale, **_window(layout, rules),
         )  # fmt: skip
         return Attended(kind, out, (log_sum, state, unused))
-    return Attended(kind, _by_torch(q, k, v, layout, rules))
+    return Attended(kind, by_torch(q, k, v, layout, rules))
 
 
 def attend_backward(
@@ -119,7 +119,7 @@ def attend_backward(
         return of_q, of_k, of_v
     with torch.enable_grad():
         q, k, v = (tensor.detach().requires_grad_() for tensor in (q, k, v))
-        of_q, of_k, of_v = torch.autograd.grad(_by_torch(q, k, v, layout, rules), (q, k, v), grad)
+        of_q, of_k, of_v = torch.autograd.grad(by_torch(q, k, v, layout, rules), (q, k, v), grad)
     return of_q, of_k, of_v
 
 
@@ -139,8 +139,8 @@ def _window(layout: Layout, rules: Rules) -> dict[str, int]:
     return {"window_size_left": rules.window - 1, "window_size_right": 0}
 
 
-def _by_torch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout, rules: Rules) -> torch.Tensor:
-    """Document by document."""
+def by_torch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout, rules: Rules) -> torch.Tensor:
+    """Document by document, differentiable."""
     outs = []
     for one in zip(q.split(layout.lengths), k.split(layout.lengths), v.split(layout.lengths), strict=True):
         query, key, value = (tensor.transpose(0, 1)[None] for tensor in one)  # [1, heads, tokens, D]

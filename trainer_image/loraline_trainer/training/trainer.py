@@ -19,11 +19,12 @@ from loraline_trainer.data.preparation import Prepared
 from loraline_trainer.model import lora
 from loraline_trainer.model.loading import Loaded
 from loraline_trainer.parallel.world import World
-from loraline_trainer.training import batches, engine_steps
+from loraline_trainer.training import batches, engine_steps, short_pass
 from loraline_trainer.training.engine_choice import Drive
 from loraline_trainer.training.engine_steps import EngineSteps
 from loraline_trainer.training.order import MicroBatches, Order
 from loraline_trainer.training.plan import Plan
+from loraline_trainer.training.short_pass import ShortPass
 
 
 def build(
@@ -47,6 +48,7 @@ def build(
         [batches.item(row) for row in prepared.train],
         MicroBatches(order, plan.total_steps, world.rank),
         packing=training.packing,
+        short=short_pass.of(model, loaded) if world.size == 1 else None,
     )
     if world.rank:
         transformers.set_seed(training.seed + world.rank)  # or all would drop the same places of different rows
@@ -65,6 +67,7 @@ class Trainer(SFTTrainer):
         micro_batches: MicroBatches,
         *,
         packing: bool,
+        short: ShortPass | None = None,
     ) -> None:
         start = lora.copied(model)
         super().__init__(
@@ -79,6 +82,7 @@ class Trainer(SFTTrainer):
         lora.restore(model, start)
         self._rows = rows
         self._micro_batches = micro_batches
+        self._short = short
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The micro-batches of this process through all steps; see `order`."""
@@ -88,6 +92,16 @@ class Trainer(SFTTrainer):
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
+
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *given: Any, **named: Any) -> Any:
+        """The pass's share of the mean loss of the step, by the short pass where there is one."""
+        if self._short is None:
+            return super().compute_loss(model, inputs, *given, **named)  # type: ignore[no-untyped-call]
+        taken = self._short.take(inputs)
+        self._total_train_tokens += taken.tokens
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        counted = named["num_items_in_batch"]
+        return taken.loss / max(1, int(counted))
 
     def go_on(self, resumed: Found | None, called: Sequence[transformers.TrainerCallback | None]) -> int:
         """Trains from the beginning or from a checkpoint; gives the number of steps that are done then."""

@@ -15,7 +15,7 @@ import torch
 from loraline_api import run
 from loraline_api.outcome import ExitCode, Outcome
 from loraline_api.progress import Stage
-from loraline_trainer import errors, memory, publishing
+from loraline_trainer import errors, importing, memory, publishing
 from loraline_trainer.checkpoints import keeping
 from loraline_trainer.checkpoints.catalog import Catalog
 from loraline_trainer.data import preparation, preview
@@ -63,7 +63,8 @@ def attempt(
     places.work.mkdir(parents=True, exist_ok=True)
     with _explained_out_of_memory(recipe, tracker):
         base, renderer, prepared = world.in_turn(lambda: prepare(recipe, places, tracker, weights=True))
-        from loraline_trainer.stages import Attempt  # PEFT and TRL: ten seconds that no bad dataset waits for
+        with importing.without_collector():
+            from loraline_trainer.stages import Attempt  # PEFT and TRL: seconds that no bad dataset waits for
 
         return Attempt(recipe, places, tracker, interruption, settings, world, store, base, renderer, prepared).make()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loraline_api.finetune import Checkpoint, MemoryProfile
 from loraline_api.progress import PROGRESS_PORT
-from loraline_trainer import __version__
+from loraline_trainer import __version__, importing
 from loraline_trainer.parallel import launch
 from loraline_trainer.settings import Settings
 
@@ -55,16 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "job":
         if launch.is_asked():
             return launch.main(list(sys.argv[1:] if arguments is None else arguments), options.root)
-        from loraline_trainer import job
+        with importing.without_collector():
+            from loraline_trainer import job
 
         return job.main(_settings(options), options.root, options.port, is_last=True)
     if options.command == "delete":
         from loraline_trainer import deleting
 
         return deleting.main(options.uri, options.endpoint, options.region, dict(options.run))
-    from rich.console import Console
+    with importing.without_collector():
+        from rich.console import Console
 
-    from loraline_trainer import local
+        from loraline_trainer import local
 
     given = local.Options(
         file=options.file,

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from loraline_trainer import importing
 from loraline_trainer.engine import nf4 as engine_nf4
-from loraline_trainer.model import compiling
 
-with compiling.later():
+with importing.compiling_later():
     from bitsandbytes import functional
     from bitsandbytes.nn.modules import Linear4bit
 

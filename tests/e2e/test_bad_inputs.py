@@ -67,13 +67,14 @@ BAD = {
 
 
 @pytest.fixture(scope="module")
-def ended(stage: Stage) -> dict[str, Object]:
-    """All bad fine-tunes after their end."""
+def ended(stage: Stage, request: pytest.FixtureRequest) -> dict[str, Object]:
+    """All bad fine-tunes after their end; meanwhile a good one trains, and the operator's pod is deleted."""
     stage.kubectl.apply(store.secret("wrong-keys", ("nobody", "nothing")))
     for name, bad in BAD.items():
         if bad.data is not None:
             stage.kubectl.apply(builders.data(name, bad.data))
         stage.kubectl.apply(bad.finetune(name))
+    request.getfixturevalue("untouched")
 
     def look(name: str) -> Object | None:
         found = stage.finetune(name)

@@ -134,8 +134,10 @@ class Quantization(ApiModel):
 
     type: Literal["nf4", "none"] = Field(default="nf4", description="nf4 is QLoRA; none keeps 16 bits.")
     double_quant: bool = Field(default=True, description="Quantize the quantization constants too (nf4 only).")
-    compute_dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        default="bfloat16", description="Type of the matrix products."
+    compute_dtype: Literal["bfloat16", "float16", "float32", "float8"] = Field(
+        default="bfloat16",
+        description="Type of the matrix products. float8 multiplies frozen weights in FP8 (e4m3) and all else in "
+        "bfloat16: the fastest on Hopper and Ada GPUs, for the models that the engine knows.",
     )
 
 
@@ -274,6 +276,9 @@ class Checkpoint(ApiModel):
     )
 
 
+IN_FLOAT8 = "self.quantization.computeDtype == 'float8'"
+
+
 class LoraFineTuneSpec(ApiModel):
     """The recipe. Editing a training input starts a new run; going back finds the earlier run's adapter again."""
 
@@ -318,6 +323,16 @@ class LoraFineTuneSpec(ApiModel):
             f"self.training.batchSize % ({PROCESSES}) == 0",
             "training.batchSize is not a multiple of compute.nodes times compute.gpus (of compute.nodes on CPUs): each "
             "process trains an equal share of a batch; change one of them, as in 16 for 2 nodes of 4 GPUs",
+        ),
+        Rule(
+            f"!({IN_FLOAT8}) || self.compute.gpus > 0",
+            "quantization.computeDtype is float8 and compute.gpus is 0: FP8 wants a GPU (Ada, Hopper or later); set "
+            "compute.gpus to 1, or computeDtype to bfloat16",
+        ),
+        Rule(
+            f"!({IN_FLOAT8}) || self.adapter.dropout == 0.0",
+            "quantization.computeDtype is float8 and adapter.dropout is over 0: FP8 is for adapters without dropout; "
+            "set dropout to 0, or computeDtype to bfloat16",
         ),
     )
 

@@ -57,6 +57,16 @@ def apply(kubeconfig: Path, body: dict[str, Any]) -> tuple[int, str]:
     [
         pytest.param({"sped": 1}, 'unknown field "spec.sped"', id="an unknown field"),
         pytest.param(
+            {"quantization.computeDtype": "float8", "compute.gpus": 0},
+            "quantization.computeDtype is float8 and compute.gpus is 0: FP8 wants a GPU",
+            id="FP8 on CPUs",
+        ),
+        pytest.param(
+            {"quantization.computeDtype": "float8", "adapter.dropout": 0.1},
+            "quantization.computeDtype is float8 and adapter.dropout is over 0",
+            id="FP8 with dropout",
+        ),
+        pytest.param(
             {"adapter.rank": 0},
             "spec.adapter.rank: Invalid value: 0: must be from 1 to 256; 16 is a good start",
             id="rank 0",

@@ -23,14 +23,14 @@ LENGTHS = [9, 17, 1, 12]
 CPU = torch.device("cpu")
 
 
-def engine_of(model: Any) -> Engine:
+def engine_of(model: Any, *, in_fp8: bool = False) -> Engine:
     """The engine of a model that it knows."""
-    found = build.engine_for(model)
+    found = build.engine_for(model, in_fp8=in_fp8)
     assert isinstance(found, Engine), found
     return found
 
 
-def engine_run(engine: Engine, ids: list[list[int]], labels: list[list[int]]) -> torch.Tensor:
+def documents_loss(engine: Engine, ids: list[list[int]], labels: list[list[int]]) -> torch.Tensor:
     """The summed loss of documents end to end."""
     flat = torch.tensor([token for document in ids for token in document])
     predict_at, targets = batches.counted([label for document in labels for label in document])
@@ -67,7 +67,7 @@ def assert_same(model: Any, engine: Engine, lengths: list[int] = LENGTHS) -> Non
     ids, labels = models.documents(lengths)
     wanted_loss = peft_run(model, ids, labels)
     wanted = gradients(model, wanted_loss)
-    loss = engine_run(engine, ids, labels)
+    loss = documents_loss(engine, ids, labels)
     found = gradients(model, loss / 3)
     assert_close(loss.detach(), wanted_loss.detach(), "loss")
     assert found.keys() == wanted.keys()
@@ -134,12 +134,12 @@ def test_documents_do_not_see_each_other() -> None:
     engine = engine_of(model)
     ids, labels = models.documents([9, 11])
     with torch.no_grad():
-        together = engine_run(engine, ids, labels)
-        alone = engine_run(engine, ids[:1], labels[:1]) + engine_run(engine, ids[1:], labels[1:])
+        together = documents_loss(engine, ids, labels)
+        alone = documents_loss(engine, ids[:1], labels[:1]) + documents_loss(engine, ids[1:], labels[1:])
         other = [[5] * 9, ids[1]]
-        changed = engine_run(engine, other, [[-100] * 9, labels[1]])
+        changed = documents_loss(engine, other, [[-100] * 9, labels[1]])
     assert_close(together, alone, "loss")
-    assert_close(changed, engine_run(engine, ids[1:], labels[1:]).detach(), "loss of the second document")
+    assert_close(changed, documents_loss(engine, ids[1:], labels[1:]).detach(), "loss of the second document")
 
 
 PARTIAL = [["q_proj", "v_proj"], ["o_proj"], ["gate_proj", "down_proj"], ["up_proj", "k_proj"]]

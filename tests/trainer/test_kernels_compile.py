@@ -10,20 +10,21 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from loraline_trainer.engine.kernels import cross_entropy, embedding, gated, group, nf4, norm, rotary
+from loraline_trainer.engine.kernels import cross_entropy, embedding, fp8, gated, group, nf4, norm, rotary
 
 BF16, FLOAT, BYTES, LONG = "*bf16", "*fp32", "*u8", "*i64"
 POINTERS = {
     "packed_ptr": BYTES, "scales_ptr": BYTES, "code_ptr": FLOAT, "nested_code_ptr": FLOAT, "nested_scales_ptr": FLOAT,
     "offset_ptr": FLOAT, "scale_ptr": FLOAT, "cos_ptr": FLOAT, "sin_ptr": FLOAT, "losses_ptr": FLOAT,
-    "targets_ptr": LONG, "ids_ptr": LONG,
+    "row_scale_ptr": FLOAT, "column_scale_ptr": FLOAT, "targets_ptr": LONG, "ids_ptr": LONG,
     **{f"{name}{part}": BYTES for name in ("packed", "scales") for part in range(3)},
     **{f"{name}{part}": FLOAT for name in ("nested", "offset", "a", "b") for part in range(3)},
     **{f"bias{part}": BF16 for part in range(3)},
     # the second layer of the group has no adapter: any pointer stands there
     "a1": BYTES, "b1": BYTES,
 }  # fmt: skip
-FLOATS = ("eps", "plus", "cap", "scale0", "scale1", "scale2")
+FLOAT8_OUT = ("activations in fp8", "nf4 to fp8", "nf4 to fp8, turned")
+FLOATS = ("smallest", "eps", "plus", "cap", "scale0", "scale1", "scale2")
 
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "nf4": (
@@ -35,6 +36,22 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
         {
             "BIAS0": True, "BIAS1": True, "BIAS2": False, "BLOCK_BYTES": 2048, "QUANT_BLOCK": 64, "NESTED_BLOCK": 256,
             "ROUNDED": tl.bfloat16, "BLOCK_ROWS": 32, "BLOCK_FOLD": 64, "BLOCK_COLUMNS": 128,
+        },
+    ),
+    "border": (
+        group._border,
+        {"BIAS0": True, "BIAS1": True, "BIAS2": False, "BLOCK_ROWS": 32, "BLOCK_FOLD": 64, "BLOCK_COLUMNS": 128},
+    ),
+    "activations in fp8": (fp8._quantize, {"LARGEST": 448.0, "BLOCK": 32768}),
+    "nf4 to fp8": (
+        fp8._rows,
+        {"BLOCK_BYTES": 2048, "QUANT_BLOCK": 64, "NESTED_BLOCK": 256, "NESTED": True, "ROUNDED": tl.bfloat16},
+    ),
+    "nf4 to fp8, turned": (
+        fp8._columns,
+        {
+            "BLOCK_ROWS": 64, "BLOCK_COLUMNS": 128, "QUANT_BLOCK": 64, "NESTED_BLOCK": 256, "NESTED": True,
+            "ROUNDED": tl.bfloat16,
         },
     ),
     "add and norm": (norm._add_norm, {"ADD": True, "BLOCK": 4096}),
@@ -79,6 +96,8 @@ def kind(name: str) -> str:
 def test_every_kernel_compiles_for_hopper(case: str) -> None:
     kernel, constants = CASES[case]
     signature = {name: "constexpr" if name in constants else kind(name) for name in kernel.arg_names}
+    if case in FLOAT8_OUT:
+        signature["out_ptr"] = "*fp8e4nv"
     source = ASTSource(kernel, signature, constexprs=constants)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
     assert compiled.asm["cubin"]

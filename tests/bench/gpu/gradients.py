@@ -10,6 +10,7 @@ import torch
 from bench.gpu import kernel_checks, random_model
 from bench.gpu.report import DEVICE, engine_of, say, tokens_of, tried
 from loraline_trainer.engine import layout, switches
+from loraline_trainer.engine.engine import Engine
 from loraline_trainer.engine.policy import LayerPolicy
 
 VOCABULARY = 32000
@@ -48,9 +49,9 @@ def gradients() -> None:
 
 
 def _of_all_paths(model: Any, inputs: Any, rows: torch.Tensor) -> dict[str, Found | None]:
-    engine = engine_of(model)
+    engine, in_fp8 = engine_of(model), engine_of(model, in_fp8=True)
 
-    def of_engine() -> Found:
+    def of_engine(engine: Engine = engine) -> Found:
         ids, _, predict_at, targets = inputs
         loss = engine.loss(ids, layout.of_lengths(LENGTHS, DEVICE), predict_at, targets) / len(targets)
         return _gradients(model, loss)
@@ -62,6 +63,7 @@ def _of_all_paths(model: Any, inputs: Any, rows: torch.Tensor) -> dict[str, Foun
 
     path("peft bf16", lambda: _of_peft(model, rows, autocast=True))
     path("engine", of_engine)
+    path("engine in fp8", lambda: of_engine(in_fp8))
     for policy in (LayerPolicy.RECOMPUTE, LayerPolicy.OFFLOAD):
         engine.set_policies([policy] * LAYERS)
         path(f"engine {policy.value}", of_engine)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from loraline_trainer.engine import cross_entropy, gated, group, nf4, norm, rotary, switches
+from loraline_trainer.engine import cross_entropy, fp8, fp8_group, gated, group, nf4, norm, rotary, switches
 from loraline_trainer.engine.gated import Activation
 from loraline_trainer.engine.norm import Norm
 
@@ -185,13 +185,56 @@ def matrices(device: str, dtype: torch.dtype) -> Iterator[Check]:
         wanted = torch.zeros_like(found)
         for part in whole.parts:
             wanted[part.rows, :columns] = nf4.dequantized(part.linear.weight)  # type: ignore[arg-type]
-        whole._place_adapters(wanted)
+        whole.place_adapters(wanted[whole.rows :, :columns], wanted[: whole.rows, columns:])
         for name, one, other in (
             ("weights and B", found[: whole.rows], wanted[: whole.rows]),
             ("A", found[whole.rows :, :columns], wanted[whole.rows :, :columns]),
         ):
             wrong = float((one != other).sum())
             yield Check(f"matrix of {len(shapes)} {str(dtype)[6:]}, {name}: unequal elements", wrong, 0)
+
+
+def float8s(device: str, dtype: torch.dtype) -> Iterator[Check]:
+    """Activations and weights in FP8.
+
+    A number in the middle of two may go to either; the interpreter cuts off, a 16th of it apart on the average.
+    """
+    for width in (96, 5000):
+        x = torch.randn(5, width + 64, device=device, dtype=dtype)[:, :width]
+        x[3] = 0
+
+        def activations(x: torch.Tensor = x) -> list[torch.Tensor]:
+            values, scale = fp8.quantized(x)
+            return [values.float(), scale]
+
+        yield from _compared_float8(f"fp8 activations {width}", activations)
+    for shapes in (((128, 5), (64, 0), (80, 16)), ((96, 20),)):
+        linears: list[group.Linear] = []
+        for number, (rows, rank) in enumerate(shapes):
+            weight = random_nf4(rows, 192, device, dtype, like=linears[0].weight if linears else None)
+            adapter = None
+            if rank:
+                a, b = torch.randn(rank, 192, device=device), torch.randn(rows, rank, device=device)
+                adapter = group.Adapter(torch.nn.Parameter(a), torch.nn.Parameter(b), 0.7 + number)
+            bias = torch.randn(rows, device=device, dtype=dtype) if number < 2 and len(shapes) == 3 else None
+            linears.append(group.Linear(weight, bias, adapter))
+        whole = fp8_group.Fp8Group(linears)
+        for assemble in (whole.matrix, whole.gradient_matrix):
+
+            def parts(
+                whole: fp8_group.Fp8Group = whole, assemble: Callable[[torch.Tensor], torch.Tensor] = assemble
+            ) -> list[torch.Tensor]:
+                memory = assemble(poisoned(whole.matrix_elements, dtype=dtype, device=device))
+                return [whole._weight(memory).float(), whole._all_a(memory), whole._all_b(memory)]
+
+            yield from _compared_float8(f"fp8 {assemble.__name__} of {len(shapes)}", parts)
+
+
+def _compared_float8(name: str, run: Both) -> Iterator[Check]:
+    with switches.switched(kernels=False, nf4_kernel=False):
+        wanted = run()
+    for number, (one, other) in enumerate(zip(run(), wanted, strict=True)):
+        yield Check(f"{name} output {number}", error(one, other), 0.08 if switches.INTERPRETED else 2e-3)
 
 
 def dequantization(device: str) -> Iterator[Check]:
@@ -235,7 +278,7 @@ def all_checks(device: str) -> Iterator[Check]:
     """All of them."""
     yield from dequantization(device)
     for dtype in (torch.float32, torch.bfloat16):
-        for some in (norms, rotations, gates, losses, matrices):
+        for some in (norms, rotations, gates, losses, matrices, float8s):
             yield from some(device, dtype)
 
 

@@ -110,6 +110,7 @@ def recipe_of(row: Row) -> runs.Run:
         "dataset": {"train": {"uri": "pvc://data/train.jsonl"}, "evalFraction": 0},
         "output": {"uri": "s3://bench/adapters"},
         "adapter": {"rank": row.rank},
+        "quantization": {"computeDtype": row.compute_dtype},
         "training": {
             "maxSteps": row.warmup + row.steps,
             "batchSize": row.batch,

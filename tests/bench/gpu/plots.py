@@ -19,6 +19,9 @@ COLOURS = {
 }
 
 
+FP8_COLOUR = "#b5495b"
+
+
 def draw(outcomes: Iterable[Outcome], folder: Path) -> list[Path]:
     """Writes the plots that there are numbers for and names them."""
     import matplotlib as mpl
@@ -50,9 +53,10 @@ def _curves(held: list[Outcome], file: Path) -> Path:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5))
-    for side, found in sorted(results.curves(held).items()):
+    for name, found in sorted(results.curves(held).items()):
         low, high = found.spread()
-        axes.fill_between(range(1, len(low) + 1), low, high, alpha=0.3, color=COLOURS[side], label=side.value)
+        colour = FP8_COLOUR if name == results.FP8_CURVE else COLOURS[Side(name)]
+        axes.fill_between(range(1, len(low) + 1), low, high, alpha=0.3, color=colour, label=name)
     axes.set_xlabel("step")
     axes.set_ylabel("loss, mean of 10 steps, range over seeds")
     axes.legend()

@@ -24,9 +24,9 @@ def say(line: str, *, table: bool = True) -> None:
         TABLE.append(line)
 
 
-def engine_of(model: Any) -> Engine:
+def engine_of(model: Any, *, in_fp8: bool = False) -> Engine:
     """The engine of the model."""
-    found = build.engine_for(model)
+    found = build.engine_for(model, in_fp8=in_fp8)
     assert isinstance(found, Engine), found
     return found
 

@@ -129,9 +129,8 @@ def ablation(outcomes: Iterable[Outcome]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Loss curves of one side, one for each seed."""
+    """Loss curves of one way to train, one for each seed."""
 
-    side: Side
     losses: tuple[tuple[float, ...], ...]
 
     def spread(self, window: int = WINDOW) -> tuple[list[float], list[float]]:
@@ -145,14 +144,16 @@ def _seed(one: Outcome) -> int:
     return one.row.seed
 
 
-def curves(outcomes: Iterable[Outcome]) -> dict[Side, Curves]:
-    """The loss curves by side."""
-    held = sorted((one for one in outcomes if one.row.group == "curve" and one.status == "ok"), key=_seed)
-    sides = {one.row.side for one in held}
-    return {
-        side: Curves(side, tuple(tuple(one.measured["losses"]) for one in held if one.row.side is side))
-        for side in sides
-    }
+FP8_CURVE = f"{Side.OURS} in FP8"
+
+
+def curves(outcomes: Iterable[Outcome]) -> dict[str, Curves]:
+    """The loss curves by side; those in FP8 are of their own."""
+    found: dict[str, list[tuple[float, ...]]] = {}
+    for one in sorted((one for one in outcomes if one.row.group == "curve" and one.status == "ok"), key=_seed):
+        name = FP8_CURVE if one.row.compute_dtype == "float8" else one.row.side.value
+        found.setdefault(name, []).append(tuple(one.measured["losses"]))
+    return {name: Curves(tuple(losses)) for name, losses in found.items()}
 
 
 def distances(ours: Curves, reference: Curves) -> tuple[float, float]:
@@ -183,10 +184,11 @@ def report(outcomes: Iterable[Outcome]) -> Iterator[str]:
     yield table(held)
     yield from (part for part in (comparison(held), ablation(held)) if part)
     found = curves(held)
-    sizes = [len(one.losses) for one in found.values()]
-    if len(sizes) == 2 and sizes[0] == sizes[1] > 1:
-        same_seed, between_seeds = distances(found[Side.OURS], found[Side.PEFT])
-        yield (
-            f"Loss curve: with the same seed ours is {same_seed:.4f} from PEFT's, and PEFT's seeds are "
-            f"{between_seeds:.4f} from each other (mean over steps of the difference, {WINDOW} steps smoothed)."
-        )
+    reference = found.pop(Side.PEFT, Curves(()))
+    for name, one in sorted(found.items()):
+        if len(one.losses) == len(reference.losses) > 1:
+            same_seed, between_seeds = distances(one, reference)
+            yield (
+                f"Loss curve: with the same seed {name} is {same_seed:.4f} from PEFT's, and PEFT's seeds are "
+                f"{between_seeds:.4f} from each other (mean over steps of the difference, {WINDOW} steps smoothed)."
+            )

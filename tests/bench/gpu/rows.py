@@ -54,6 +54,7 @@ class Row:
     data: Data = Data.FIXED
     rank: int = 16
     optimizer: str = "paged_adamw_8bit"
+    compute_dtype: str = "bfloat16"
     warmup: int = 3
     steps: int = 8
     seed: int = 0
@@ -93,6 +94,7 @@ def _table() -> Iterator[Row]:
     yield replace(rival, name="trl-short-off", side=Side.TRL, policy="off", steps=5, **packed)
     yield replace(rival, name="trl-8192-off", side=Side.TRL, policy="off", micro=1, **{**eight, "steps": 4})
     yield replace(rival, name="liger-2048-off", side=Side.LIGER, policy="off", micro=2, steps=5)
+    yield replace(ours, name="ours-2048-fp8", compute_dtype="float8")
     yield replace(ours, name="ours-start", start="bf16", warmup=0, steps=1, seconds=40)
     yield replace(
         ours,
@@ -143,9 +145,10 @@ def _ablation() -> Iterator[Row]:
 def _curve() -> Iterator[Row]:
     """200 steps of something that can be learned, ours beside PEFT's path, three seeds each."""
     for seed in (0, 1, 2):
-        for side in (Side.PEFT, Side.OURS):
+        for side, dtype in ((Side.PEFT, "bfloat16"), (Side.OURS, "bfloat16"), (Side.OURS, "float8")):
+            name = "fp8" if dtype == "float8" else side.value
             yield Row(
-                f"curve-{side.value}-{seed}",
+                f"curve-{name}-{seed}",
                 "curve",
                 side,
                 "auto",
@@ -154,6 +157,7 @@ def _curve() -> Iterator[Row]:
                 batch=8,
                 micro=8 if side is Side.PEFT else None,
                 data=Data.LEARNABLE,
+                compute_dtype=dtype,
                 warmup=0,
                 steps=200,
                 seed=seed,

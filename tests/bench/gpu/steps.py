@@ -32,13 +32,16 @@ CASES: dict[str, tuple[list[int], LayerPolicy]] = {
 }
 """`lean` also keeps the embeddings on the host, and makes the loss in small tiles."""
 
+FP8_CASES = ("2048 x 8, keep", "8192 x 2, keep", "2048 x 8, recompute", "2048 x 4, lean")
+
 WITHOUT = ("wide_gradient", "fold", "kernels", "nf4_kernel", "loss_kernel", "cudnn_attention")
 
 
 def steps() -> None:
     """All of them, then a profile of the first and of a host-bound one."""
     began = time.monotonic()
-    engine = engine_of(random_model.adapted(random_model.llama(LAYERS)))
+    model = random_model.adapted(random_model.llama(LAYERS))
+    engine, in_fp8 = engine_of(model), engine_of(model, in_fp8=True)
     optimizer = torch.optim.AdamW(engine.parameters, lr=1e-5, fused=True)
     torch.cuda.synchronize()
     held = torch.cuda.memory_allocated() / 2**30
@@ -49,8 +52,10 @@ def steps() -> None:
     for off in WITHOUT:
         with switches.switched(**{off: False}):
             tried(f"step without {off}", partial(_timed, engine, optimizer, first, f", without {off}"))
-    for name in (first, "2048 x 1, keep"):
-        tried(f"profile {name}", partial(_profiled, engine, optimizer, name))
+    for name in FP8_CASES:
+        tried(f"step {name} in fp8", partial(_timed, in_fp8, optimizer, name, ", in fp8"))
+    for kind, name in ((engine, first), (engine, "2048 x 1, keep"), (in_fp8, first)):
+        tried(f"profile {name}", partial(_profiled, kind, optimizer, name))
 
 
 def work_of(engine: Engine, optimizer: torch.optim.Optimizer, name: str) -> Callable[[], None]:

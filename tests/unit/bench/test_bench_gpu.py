@@ -165,8 +165,8 @@ def test_a_curve_is_judged_by_how_far_seeds_are_from_each_other() -> None:
     def falling(offset: float) -> tuple[float, ...]:
         return tuple(3 - step / 100 + offset for step in range(100))
 
-    peft = Curves(Side.PEFT, (falling(-0.1), falling(0), falling(0.1)))
-    ours = Curves(Side.OURS, (falling(-0.09), falling(0.01), falling(0.11)))
+    peft = Curves((falling(-0.1), falling(0), falling(0.1)))
+    ours = Curves((falling(-0.09), falling(0.01), falling(0.11)))
     assert results.distances(ours, peft) == pytest.approx((0.01, (0.1 + 0.1 + 0.2) / 3))
 
 

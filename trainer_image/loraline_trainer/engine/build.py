@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import peft
@@ -9,12 +10,13 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from peft.tuners.lora.layer import LoraLayer
 
-from loraline_trainer.engine import nf4
+from loraline_trainer.engine import fp8, nf4
 from loraline_trainer.engine.architectures import ACTIVATIONS, BY_LAYER, Architecture
 from loraline_trainer.engine.attention import Rules
 from loraline_trainer.engine.cross_entropy import Head
 from loraline_trainer.engine.embedding import Embedding
 from loraline_trainer.engine.engine import Engine
+from loraline_trainer.engine.fp8_group import Fp8Group
 from loraline_trainer.engine.group import Adapter, Group, Linear
 from loraline_trainer.engine.layer import Heads, Layer
 from loraline_trainer.engine.norm import Norm
@@ -26,13 +28,16 @@ class Unsupported(Exception):
     """The model has something that the engine does not know; the text says what."""
 
 
-def engine_for(model: Any) -> Engine | str:
+def engine_for(model: Any, *, in_fp8: bool = False) -> Engine | str:
     """The engine of a PEFT model with one LoRA adapter, which trains PEFT's own parameters in place.
+
+    Args:
+        in_fp8: multiplies frozen weights in FP8, where their shapes allow it.
 
     Returns: a string where the engine does not take the model: what it does not know.
     """
     try:
-        return _engine(model)
+        return _engine(model, in_fp8=in_fp8)
     except Unsupported as reason:
         return str(reason)
 
@@ -64,11 +69,11 @@ def _head(causal: Any) -> Head:
     return Head(head.weight, getattr(causal.config.get_text_config(), "final_logit_softcapping", None))
 
 
-def _engine(model: Any) -> Engine:
+def _engine(model: Any, *, in_fp8: bool) -> Engine:
     causal = causal_of(model)
     decoder = decoder_of(causal)
     config = causal.config.get_text_config()
-    layers = tuple(_layer(layer, config) for layer in decoder.layers)
+    layers = tuple(_layer(layer, config, in_fp8=in_fp8) for layer in decoder.layers)
     stack = Stack(layers, _norm(decoder.norm, _architecture(decoder.layers[0])), Offload())
     _check_trained(model, stack)
     head, embeddings = _head(causal), causal.get_input_embeddings()
@@ -89,7 +94,7 @@ def _architecture(layer: Any) -> Architecture:
     return known
 
 
-def _layer(layer: Any, config: Any) -> Layer:
+def _layer(layer: Any, config: Any, *, in_fp8: bool) -> Layer:
     known = _architecture(layer)
     attention, mlp = layer.self_attn, layer.mlp
     if getattr(config, "attention_dropout", 0.0) or getattr(config, "resid_pdrop", 0.0):
@@ -99,11 +104,12 @@ def _layer(layer: Any, config: Any) -> Layer:
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     if activation not in ACTIVATIONS:
         raise Unsupported(f"it does not know the activation {activation}")
+    group = partial(_group, in_fp8=in_fp8)
     return Layer(
-        qkv=_group([getattr(attention, name) for name in known.qkv]),
-        o=_group([attention.o_proj]),
-        gate_up=_group([getattr(mlp, name) for name in known.gate_up]),
-        down=_group([mlp.down_proj]),
+        qkv=group([getattr(attention, name) for name in known.qkv]),
+        o=group([attention.o_proj]),
+        gate_up=group([getattr(mlp, name) for name in known.gate_up]),
+        down=group([mlp.down_proj]),
         norm_attention=_norm(layer.input_layernorm, known),
         norm_mlp=_norm(getattr(layer, known.norm_mlp), known),
         norm_attention_out=_norm(getattr(layer, known.norm_attention_out), known) if known.norm_attention_out else None,
@@ -131,8 +137,10 @@ def _norm(module: Any, known: Architecture) -> Norm:
     return Norm(module.weight, module.eps if eps is None else eps, known.plus)
 
 
-def _group(modules: list[Any]) -> Group:
-    return Group([_linear(module) for module in modules])
+def _group(modules: list[Any], *, in_fp8: bool) -> Group:
+    linears = [_linear(module) for module in modules]
+    takes_fp8 = in_fp8 and all(fp8.takes(linear.weight) for linear in linears)
+    return Fp8Group(linears) if takes_fp8 else Group(linears)
 
 
 def _linear(module: Any) -> Linear:

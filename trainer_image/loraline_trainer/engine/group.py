@@ -14,12 +14,15 @@ more column of M beside a column of ones in u. dA = v^T x and dB = g^T u are sum
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from loraline_trainer.engine import policy, switches
 from loraline_trainer.engine.nf4 import Frozen
+
+if TYPE_CHECKING:
+    from loraline_trainer.engine.kernels.group import Launch
 
 WIDE = 4
 """With this many times more rows than columns, g W and g B are one product, and v A is added to g W afterwards: a pass
@@ -78,7 +81,7 @@ class Group:
         self.ranks = rank
         self.has_bias = any(linear.bias is not None for linear in linears)
         self.fold = policy.padded_rank(rank + int(self.has_bias))
-        self.launch: tuple[Any, ...] | None = None  # of `kernels.group.assemble`, made once
+        self.launch: Launch | None = None  # of `kernels.group`, made once
         self.launches: bool | None = None  # whether that takes this group
 
     @property
@@ -91,9 +94,18 @@ class Group:
         return tuple(parameter.data_ptr() for adapter in self.adapters for parameter in (adapter.a, adapter.b))
 
     @property
+    def room(self) -> int:
+        """Columns that buffers of x, y and their gradients have behind their own: the adapter's."""
+        return self.fold
+
+    @property
     def matrix_elements(self) -> int:
         """Elements of M."""
         return (self.rows + self.fold) * (self.columns + self.fold)
+
+    def gradient_matrix(self, scratch: torch.Tensor) -> torch.Tensor:
+        """What `backward` reads: the same M."""
+        return self.matrix(scratch)
 
     def matrix(self, scratch: torch.Tensor) -> torch.Tensor:
         """Assembles M in the scratch buffer. [N + F, K + F]"""
@@ -107,22 +119,20 @@ class Group:
         for part in self.parts:
             part.linear.weight.place(matrix[part.rows, : self.columns])
         if self.fold:
-            self._place_adapters(matrix)
+            self.place_adapters(matrix[self.rows :, : self.columns], matrix[: self.rows, self.columns :])
         return matrix
 
-    def _place_adapters(self, matrix: torch.Tensor) -> None:
-        rows, columns = self.rows, self.columns
-        matrix[:rows, columns:].zero_()
-        matrix[rows:, :columns].zero_()
+    def place_adapters(self, all_a: torch.Tensor, all_b: torch.Tensor) -> None:
+        """Writes the adapters: A below each other [F, K], B block-diagonal [N, F], with the biases' column."""
+        all_a.zero_()
+        all_b.zero_()
         for part in self.parts:
             if part.linear.bias is not None:
-                matrix[part.rows, columns + self.ranks].copy_(part.linear.bias)
+                all_b[part.rows, self.ranks].copy_(part.linear.bias)
             adapter = part.linear.adapter
             if adapter is not None:
-                matrix[part.rows, columns + part.ranks.start : columns + part.ranks.stop].copy_(adapter.b.detach())
-                matrix[rows + part.ranks.start : rows + part.ranks.stop, :columns].copy_(
-                    adapter.a.detach() * adapter.scale
-                )
+                all_b[part.rows, part.ranks].copy_(adapter.b.detach())
+                all_a[part.ranks].copy_(adapter.a.detach() * adapter.scale)
 
     def inner(self, matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """u = x A^T for an x [T, K] without columns to spare. [T, F]"""

@@ -122,7 +122,7 @@ class Layer:
     ) -> tuple[torch.Tensor, torch.Tensor, Kept]:
         """The residual stream, what is to be added to it, and what the backward pass needs."""
         kept = self._until_gate_up(x, delta, batch)
-        product = _wide(kept.gate_up, self.intermediate, self.down.fold)
+        product = _wide(kept.gate_up, self.intermediate, self.down.room)
         gated.gated(kept.gate_up[:, : 2 * self.intermediate], self.activation, product[:, : self.intermediate])
         out = _like(product, self.hidden)
         kept.inner_down = self.down.forward(self.down.matrix(batch.scratch), product, out)
@@ -143,9 +143,9 @@ class Layer:
 
     def _until_gate_up(self, x: torch.Tensor, delta: torch.Tensor | None, batch: Batch) -> Kept:
         hidden = self.hidden
-        normed = _wide(x, hidden, self.qkv.fold)
+        normed = _wide(x, hidden, self.qkv.room)
         x, x_scale = norm.add_norm(x, delta, self.norm_attention, normed[:, :hidden])
-        qkv = _wide(x, self.qkv.rows, self.qkv.fold)
+        qkv = _wide(x, self.qkv.rows, self.qkv.room)
         inner_qkv = self.qkv.forward(self.qkv.matrix(batch.scratch), normed, qkv[:, : self.qkv.rows])
         if self.q_norm is None:
             turned = qkv[:, : (self.heads.queries + self.heads.keys) * self.heads.width]
@@ -155,7 +155,7 @@ class Layer:
         attended = attention.attend(q, k, v, batch.layout, self.rules)
         del normed, q, k, v
 
-        mixed = _wide(x, self.o.columns, self.o.fold)
+        mixed = _wide(x, self.o.columns, self.o.room)
         mixed[:, : self.o.columns].copy_(attended.out.flatten(1))
         out = _like(x, hidden)
         inner_o = self.o.forward(self.o.matrix(batch.scratch), mixed, out)
@@ -165,9 +165,9 @@ class Layer:
             attention_out, out = out, torch.empty_like(out)
             _, attention_out_scale = norm.add_norm(attention_out, None, self.norm_attention_out, out)
 
-        normed = _wide(x, hidden, self.gate_up.fold)
+        normed = _wide(x, hidden, self.gate_up.room)
         middle, middle_scale = norm.add_norm(x, out, self.norm_mlp, normed[:, :hidden])
-        gate_up = _wide(x, self.gate_up.rows, self.gate_up.fold)
+        gate_up = _wide(x, self.gate_up.rows, self.gate_up.room)
         inner_gate_up = self.gate_up.forward(
             self.gate_up.matrix(batch.scratch), normed, gate_up[:, : self.gate_up.rows]
         )
@@ -187,16 +187,16 @@ class Layer:
 
     def _mlp_backward(self, grad: torch.Tensor, kept: Kept, batch: Batch) -> list[torch.Tensor]:
         hidden, width = self.hidden, self.intermediate
-        out_grad = grad[:, : hidden + self.down.fold]
+        out_grad = grad[:, : hidden + self.down.room]
         if self.norm_mlp_out is not None:
             assert kept.mlp_out is not None
             assert kept.mlp_out_scale is not None
-            out_grad = _wide(grad, hidden, self.down.fold)
+            out_grad = _wide(grad, hidden, self.down.room)
             norm.norm_backward(
                 grad[:, :hidden], kept.mlp_out, kept.mlp_out_scale, self.norm_mlp_out, residual=None,
                 out=out_grad[:, :hidden],
             )  # fmt: skip
-        matrix = self.down.matrix(batch.scratch)
+        matrix = self.down.gradient_matrix(batch.scratch)
         product, outer = self.down.backward(matrix, out_grad)
         assert product is not None
         gated.gated_backward(product, kept.gate_up[:, : 2 * width], self.activation)
@@ -206,7 +206,7 @@ class Layer:
         found_down = self.down.adapter_gradients(out_grad, outer, inner_down, product)
         del product
 
-        normed_grad, outer = self.gate_up.backward(self.gate_up.matrix(batch.scratch), kept.gate_up)
+        normed_grad, outer = self.gate_up.backward(self.gate_up.gradient_matrix(batch.scratch), kept.gate_up)
         assert normed_grad is not None
         found = self.gate_up.adapter_gradients(
             kept.gate_up,
@@ -226,16 +226,16 @@ class Layer:
         self, grad: torch.Tensor, kept: Kept, batch: Batch, *, wants_input: bool
     ) -> list[torch.Tensor]:
         hidden = self.hidden
-        out_grad = grad[:, : hidden + self.o.fold]
+        out_grad = grad[:, : hidden + self.o.room]
         if self.norm_attention_out is not None:
             assert kept.attention_out is not None
             assert kept.attention_out_scale is not None
-            out_grad = _wide(grad, hidden, self.o.fold)
+            out_grad = _wide(grad, hidden, self.o.room)
             norm.norm_backward(
                 grad[:, :hidden], kept.attention_out, kept.attention_out_scale, self.norm_attention_out,
                 residual=None, out=out_grad[:, :hidden],
             )  # fmt: skip
-        mixed_grad, outer = self.o.backward(self.o.matrix(batch.scratch), out_grad)
+        mixed_grad, outer = self.o.backward(self.o.gradient_matrix(batch.scratch), out_grad)
         assert mixed_grad is not None
         mixed = kept.attended.out.flatten(1)
         found_o = self.o.adapter_gradients(out_grad, outer, kept.inner_o, mixed)
@@ -246,7 +246,7 @@ class Layer:
         self._unrotate(grads, kept.qkv, batch)
         del q, k, v, grads, mixed_grad
 
-        matrix = self.qkv.matrix(batch.scratch)
+        matrix = self.qkv.gradient_matrix(batch.scratch)
         normed_grad, outer = self.qkv.backward(matrix, kept.qkv, wants_input=wants_input)
         found = self.qkv.adapter_gradients(
             kept.qkv,

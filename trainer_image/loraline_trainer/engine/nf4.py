@@ -22,6 +22,11 @@ class Frozen(Protocol):
         """[N, K]."""
         ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        ...
+
     def place(self, out: torch.Tensor) -> None:
         """Writes the weight into [N, K], whose rows may lie apart."""
         ...
@@ -37,6 +42,11 @@ class Dense:
     def shape(self) -> tuple[int, int]:
         """[N, K]."""
         return self.weight.shape[0], self.weight.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.weight.device
 
     def place(self, out: torch.Tensor) -> None:
         """Copies the weight."""
@@ -68,6 +78,11 @@ class Nf4:
     shape: tuple[int, int]
     dtype: torch.dtype
     state: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.packed.device
 
     def place(self, out: torch.Tensor) -> None:
         """Dequantizes the weight."""

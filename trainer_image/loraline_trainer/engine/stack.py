@@ -118,7 +118,7 @@ class _Run(torch.autograd.Function):
         (out_grad,) = grads
         stack, batch, kept = ctx.stack, ctx.batch, ctx.kept
         hidden = stack.layers[0].hidden
-        room = max(max(layer.o.fold, layer.down.fold) for layer in stack.layers)
+        room = max(max(layer.o.room, layer.down.room) for layer in stack.layers)
         grad = torch.empty(out_grad.shape[0], hidden + room, dtype=out_grad.dtype, device=out_grad.device)
         norm.norm_backward(out_grad, ctx.last.x, ctx.last.scale, stack.last_norm, residual=None, out=grad[:, :hidden])
         ctx.last = None

@@ -18,7 +18,12 @@ from loraline_trainer.storage.s3 import first_line
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float8": torch.bfloat16,  # of all that is no frozen weight; see `engine.fp8`
+}
 
 
 @dataclass(frozen=True, slots=True)

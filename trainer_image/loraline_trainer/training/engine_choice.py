@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from loraline_api.finetune import MemoryProfile, Training
-from loraline_trainer import memory
-from loraline_trainer.engine import build, footprint, memory_plan
+from loraline_trainer import errors, memory
+from loraline_trainer.engine import build, footprint, fp8, memory_plan
 from loraline_trainer.engine.engine import Engine
 from loraline_trainer.engine.memory_plan import MemoryPlan
 from loraline_trainer.model import lora
@@ -53,12 +53,34 @@ class Drive:
         return self.memory.profile is MemoryProfile.LEAN and training.early_stopping is None
 
 
-def choose(model: Any, loaded: Loaded, *, processes: int = 1, wanted: bool | None = None) -> EngineChoice:
+def choose(
+    model: Any, loaded: Loaded, *, processes: int = 1, wanted: bool | None = None, in_fp8: bool = False
+) -> EngineChoice:
     """The engine of a model with its adapter, or why there is none.
 
     Args:
         wanted: None wants it on a GPU; the reference of its kernels makes it right, but slow on CPUs.
+        in_fp8: the recipe's frozen products are in FP8, which the engine alone can do.
+
+    Raises:
+        InvalidSpec: they are, and there is no engine, or the GPU has no matrix units for FP8.
     """
+    if in_fp8 and loaded.device.type == "cuda" and not fp8.is_supported(loaded.device):
+        name = torch.cuda.get_device_name(loaded.device)
+        raise errors.InvalidSpec(
+            f"quantization.computeDtype is float8, and {name} has no matrix units for FP8 (Ada, Hopper and later have "
+            "them): set compute.gpuType to such a card, or computeDtype to bfloat16"
+        )
+    choice = _choose(model, loaded, processes=processes, wanted=wanted, in_fp8=in_fp8)
+    if in_fp8 and choice.engine is None:
+        raise errors.InvalidSpec(
+            f"quantization.computeDtype is float8, which only the engine can do, and it is off: {choice.reason}; "
+            "set computeDtype to bfloat16"
+        )
+    return choice
+
+
+def _choose(model: Any, loaded: Loaded, *, processes: int, wanted: bool | None, in_fp8: bool) -> EngineChoice:
     if wanted is False:
         return EngineChoice(None, "it was switched off")
     if wanted is None and loaded.device.type != "cuda":
@@ -67,7 +89,7 @@ def choose(model: Any, loaded: Loaded, *, processes: int = 1, wanted: bool | Non
         return EngineChoice(None, f"{processes} processes train together")
     if loaded.dtype is torch.float16:
         return EngineChoice(None, "quantization.computeDtype is float16, whose gradients need scaling")
-    found = build.engine_for(model)
+    found = build.engine_for(model, in_fp8=in_fp8)
     return EngineChoice(None, found) if isinstance(found, str) else EngineChoice(found)
 
 

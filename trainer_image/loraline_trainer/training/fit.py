@@ -98,8 +98,9 @@ def _drive(
     world: World,
 ) -> Drive | None:
     """The engine with its plan, or None; says which."""
-    choice = engine_choice.choose(model, loaded, processes=world.size, wanted=wanted)
-    text = "on" if choice.engine is not None else f"off: {choice.reason}"
+    in_fp8 = recipe.quantization.compute_dtype == "float8"
+    choice = engine_choice.choose(model, loaded, processes=world.size, wanted=wanted, in_fp8=in_fp8)
+    text = f"on{', frozen products in FP8' if in_fp8 else ''}" if choice.engine is not None else f"off: {choice.reason}"
     log.info("engine %s", text)
     tracker.tell_engine(text)
     if choice.engine is None:

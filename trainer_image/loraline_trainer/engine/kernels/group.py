@@ -6,6 +6,7 @@ of A. Bit-equal to `nf4.dequantized`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -136,6 +137,22 @@ def _assemble(  # type: ignore[no-untyped-def]
                    scale0, scale1, scale2, BLOCK_FOLD, BLOCK_COLUMNS)  # fmt: skip
 
 
+@triton.jit
+def _border(  # type: ignore[no-untyped-def]
+    a0, b0, bias0, a1, b1, bias1, a2, b2, bias2, all_a_ptr, all_b_ptr, width, fold, ranks, end_b,
+    row1, row2, row3, rank1, rank2, rank3, scale0, scale1, scale2,
+    BIAS0: tl.constexpr, BIAS1: tl.constexpr, BIAS2: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_FOLD: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    if program < end_b:
+        _columns_of_b(program, b0, b1, b2, bias0, bias1, bias2, all_b_ptr, fold, 0, fold, ranks,
+                      row1, row2, row3, rank1, rank2, rank3, BIAS0, BIAS1, BIAS2, BLOCK_ROWS, BLOCK_FOLD)  # fmt: skip
+    else:
+        _rows_of_a(program - end_b, a0, a1, a2, all_a_ptr, width, width, fold, 0, rank1, rank2, rank3,
+                   scale0, scale1, scale2, BLOCK_FOLD, BLOCK_COLUMNS)  # fmt: skip
+
+
 def takes(group: Group) -> bool:
     """Whether all weights of the group are NF4 with double quantization, stored alike; looked at once."""
     if group.launches is None:
@@ -155,27 +172,58 @@ def _alike(weights: list[Any]) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Arguments of both kernels for one group, made once.
+
+    Attributes:
+        lies: where the adapters lay when it was made.
+    """
+
+    lies: tuple[int, ...]
+    grid: tuple[int]
+    pointers: tuple[torch.Tensor, ...]
+    numbers: tuple[int | float, ...]
+    constants: dict[str, Any]
+    border_grid: tuple[int]
+    border_pointers: tuple[torch.Tensor, ...]
+    border_numbers: tuple[int | float, ...]
+    border_constants: dict[str, Any]
+
+
 def assemble(group: Group, matrix: torch.Tensor) -> None:
     """Fills M."""
+    launch = _launch_of(group)
+    _assemble[launch.grid](*launch.pointers, matrix, matrix.stride(0), *launch.numbers, **launch.constants)
+
+
+def assemble_border(group: Group, all_a: torch.Tensor, all_b: torch.Tensor) -> None:
+    """Fills A [F, K] and B [N, F] alone, contiguous, in one launch."""
+    launch = _launch_of(group)
+    _border[launch.border_grid](
+        *launch.border_pointers, all_a, all_b, *launch.border_numbers, **launch.border_constants
+    )
+
+
+def _launch_of(group: Group) -> Launch:
     lies = group.fingerprint()
-    if group.launch is None or group.launch[0] != lies:
-        group.launch = (lies, *_arguments(group))
-    _, grid, pointers, numbers, constants = group.launch
-    _assemble[grid](*pointers, matrix, matrix.stride(0), *numbers, **constants)
+    if group.launch is None or group.launch.lies != lies:
+        group.launch = _launch(group, lies)
+    return group.launch
 
 
-def _arguments(group: Group) -> tuple[Any, ...]:
-    """Grid, pointers, numbers and constants of the launch."""
+def _launch(group: Group, lies: tuple[int, ...]) -> Launch:
     nothing = group.parts[0].linear.weight.packed  # type: ignore[attr-defined]  # never read: it has no ranks, no bytes
-    pointers: list[torch.Tensor] = []
+    weights: list[tuple[torch.Tensor, ...]] = []
+    borders: list[tuple[torch.Tensor, ...]] = []
     ends, sizes, rows, ranks, scales, has_bias = [0], [], [0], [0], [], []
     first: Any = group.parts[0].linear.weight
     for part in group.parts:
         weight: Any = part.linear.weight
         adapter, bias = part.linear.adapter, part.linear.bias
-        pointers += [weight.packed, weight.scales, weight.nested_scales, weight.offset]
-        pointers += [nothing, nothing] if adapter is None else [adapter.a.detach(), adapter.b.detach()]
-        pointers.append(nothing if bias is None else bias)
+        weights.append((weight.packed, weight.scales, weight.nested_scales, weight.offset))
+        both = (nothing, nothing) if adapter is None else (adapter.a.detach(), adapter.b.detach())
+        borders.append((*both, nothing if bias is None else bias))
         sizes.append(weight.packed.numel())
         ends.append(ends[-1] + triton.cdiv(sizes[-1], BYTES))
         rows.append(part.rows.stop)
@@ -183,22 +231,39 @@ def _arguments(group: Group) -> tuple[Any, ...]:
         scales.append(0.0 if adapter is None else adapter.scale)
         has_bias.append(bias is not None)
     for _ in range(MOST_PARTS - len(group.parts)):
-        pointers += [nothing, first.scales, first.nested_scales, first.offset, nothing, nothing, nothing]
+        weights.append((nothing, first.scales, first.nested_scales, first.offset))
+        borders.append((nothing, nothing, nothing))
         sizes.append(0)
         ends.append(ends[-1])
         rows.append(rows[-1])
         ranks.append(ranks[-1])
         scales.append(0.0)
         has_bias.append(False)
-    end_b = ends[3] + (triton.cdiv(group.rows, BORDER_ROWS) if group.fold else 0)
-    end_a = end_b + (triton.cdiv(group.columns, BORDER_COLUMNS) if group.fold else 0)
-    numbers = (group.columns, group.fold, group.ranks, *ends[1:], end_b, *sizes, *rows[1:], *ranks[1:], *scales)
-    constants = {
-        "BIAS0": has_bias[0], "BIAS1": has_bias[1], "BIAS2": has_bias[2],
-        "BLOCK_BYTES": BYTES, "QUANT_BLOCK": first.block, "NESTED_BLOCK": first.nested_block,
-        "ROUNDED": TYPES[first.dtype], "BLOCK_ROWS": BORDER_ROWS,
+    of_b = triton.cdiv(group.rows, BORDER_ROWS) if group.fold else 0
+    of_a = triton.cdiv(group.columns, BORDER_COLUMNS) if group.fold else 0
+    widths, places = (group.columns, group.fold, group.ranks), (*rows[1:], *ranks[1:], *scales)
+    border_constants = {
+        "BIAS0": has_bias[0], "BIAS1": has_bias[1], "BIAS2": has_bias[2], "BLOCK_ROWS": BORDER_ROWS,
         "BLOCK_FOLD": triton.next_power_of_2(max(group.fold, 1)), "BLOCK_COLUMNS": BORDER_COLUMNS,
         "num_warps": 8,
+    }  # fmt: skip
+    weight_constants = {
+        "BLOCK_BYTES": BYTES, "QUANT_BLOCK": first.block, "NESTED_BLOCK": first.nested_block,
+        "ROUNDED": TYPES[first.dtype],
         "enable_fp_fusion": False,  # a fused multiply-add would round the scale once instead of twice
     }  # fmt: skip
-    return (end_a,), [*pointers, first.code, first.nested_code], numbers, constants
+    return Launch(
+        lies=lies,
+        grid=(ends[3] + of_b + of_a,),
+        pointers=(
+            *(one for parts in zip(weights, borders, strict=True) for part in parts for one in part),
+            first.code,
+            first.nested_code,
+        ),
+        numbers=(*widths, *ends[1:], ends[3] + of_b, *sizes, *places),
+        constants=border_constants | weight_constants,
+        border_grid=(of_b + of_a,),
+        border_pointers=tuple(one for part in borders for one in part),
+        border_numbers=(*widths, of_b, *places),
+        border_constants=border_constants,
+    )

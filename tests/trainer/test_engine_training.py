@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public by its documentation
 
 from loraline_api import run
 from loraline_api.finetune import DatasetFormat, MemoryProfile
@@ -21,6 +25,7 @@ from loraline_trainer.data.rendering import IGNORED, TokenRow
 from loraline_trainer.engine.engine import Engine
 from loraline_trainer.engine.policy import LayerPolicy
 from loraline_trainer.model import loading, lora, tokenizer
+from loraline_trainer.parallel.world import ALONE, World
 from loraline_trainer.progress import Tracker
 from loraline_trainer.storage.base_model import BaseModel
 from loraline_trainer.training.fit import fit
@@ -68,6 +73,7 @@ def trained(
     engine: bool,
     profile: MemoryProfile = MemoryProfile.AUTO,
     adapter: dict[str, Any] = builders.SMALL["adapter"],  # nobody writes to it
+    world: World = ALONE,
     **training: Any,
 ) -> tuple[Steps, dict[str, torch.Tensor]]:
     """The steps and the adapter of a small run."""
@@ -82,7 +88,7 @@ def trained(
     model = lora.attach(recipe, loaded)
     prepared = Prepared(DatasetFormat.MESSAGES, rows(), (), (), "")
     steps = Steps()
-    fit(recipe, model, loaded, prepared, work=work, tracker=steps, profile=profile, engine_wanted=engine)
+    fit(recipe, model, loaded, prepared, work=work, tracker=steps, profile=profile, engine_wanted=engine, world=world)
     return steps, lora.copied(model)
 
 
@@ -115,6 +121,30 @@ def test_the_profile_changes_the_way_and_not_the_adapter(
     assert found[0].now.memory_plan is not None
     assert found[0].now.memory_plan.startswith("1 of 2 layers keep their activations, 1 computes them again")
     assert_same(found, by_peft)
+
+
+def test_two_processes_give_the_losses_and_the_adapter_of_one(
+    base: Path, tmp_path: Path, by_peft: tuple[Steps, dict[str, torch.Tensor]]
+) -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+    }
+    command = [sys.executable, "-m", "trainer.engine_process", str(base), str(tmp_path)]
+    together = [subprocess.Popen(command, env={**environment, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
+    assert [process.wait(timeout=300) for process in together] == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first["losses"] == second["losses"]
+    assert first["losses"] == pytest.approx(by_peft[0].losses, rel=TOLERANCE)
+    assert first["tokens"] == second["tokens"] == by_peft[0].tokens
+    for name, value in by_peft[1].items():
+        torch.testing.assert_close(first["adapter"][name], second["adapter"][name], rtol=0, atol=0)
+        torch.testing.assert_close(first["adapter"][name], value, rtol=1e-2, atol=1e-3 * float(value.abs().max()))
 
 
 def test_a_pass_that_runs_out_of_memory_is_planned_anew_and_taken_again(

@@ -124,7 +124,7 @@ def test_weights_that_the_matrix_units_cannot_take_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({}, "there is no GPU"), ({"wanted": True, "processes": 2}, "2 processes train together")],
+    [({}, "there is no GPU"), ({"wanted": False}, "it was switched off")],
 )
 def test_without_the_engine_it_is_refused(changes: dict[str, Any], reason: str) -> None:
     model = models.with_adapter(models.base("llama 3"))

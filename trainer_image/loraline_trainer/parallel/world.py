@@ -8,7 +8,7 @@ process that dies closes its connections, which ends the wait of the others at o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -71,6 +71,25 @@ class World:
         count = torch.tensor(int(flag))
         distributed.all_reduce(count, op=distributed.ReduceOp.MAX, group=self.group)
         return bool(count.item())
+
+    def summed(self, values: Sequence[int]) -> list[int]:
+        """The sum of each number over all processes."""
+        if self.size == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.int64)
+        distributed.all_reduce(sums, group=self.group)
+        numbers: list[int] = sums.tolist()
+        return numbers
+
+    def sum_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Sums tensors of one type over all processes, in place, in one message on the way of the gradients."""
+        if self.size == 1:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        distributed.all_reduce(flat)
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def gathered(self, value: T) -> list[T]:
         """The values of all processes, by rank."""

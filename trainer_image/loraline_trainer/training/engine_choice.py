@@ -53,9 +53,7 @@ class Drive:
         return self.memory.profile is MemoryProfile.LEAN and training.early_stopping is None
 
 
-def choose(
-    model: Any, loaded: Loaded, *, processes: int = 1, wanted: bool | None = None, in_fp8: bool = False
-) -> EngineChoice:
+def choose(model: Any, loaded: Loaded, *, wanted: bool | None = None, in_fp8: bool = False) -> EngineChoice:
     """The engine of a model with its adapter, or why there is none.
 
     Args:
@@ -71,7 +69,7 @@ def choose(
             f"quantization.computeDtype is float8, and {name} has no matrix units for FP8 (Ada, Hopper and later have "
             "them): set compute.gpuType to such a card, or computeDtype to bfloat16"
         )
-    choice = _choose(model, loaded, processes=processes, wanted=wanted, in_fp8=in_fp8)
+    choice = _choose(model, loaded, wanted=wanted, in_fp8=in_fp8)
     if in_fp8 and choice.engine is None:
         raise errors.InvalidSpec(
             f"quantization.computeDtype is float8, which only the engine can do, and it is off: {choice.reason}; "
@@ -80,13 +78,11 @@ def choose(
     return choice
 
 
-def _choose(model: Any, loaded: Loaded, *, processes: int, wanted: bool | None, in_fp8: bool) -> EngineChoice:
+def _choose(model: Any, loaded: Loaded, *, wanted: bool | None, in_fp8: bool) -> EngineChoice:
     if wanted is False:
         return EngineChoice(None, "it was switched off")
     if wanted is None and loaded.device.type != "cuda":
         return EngineChoice(None, "there is no GPU")
-    if processes > 1:
-        return EngineChoice(None, f"{processes} processes train together")
     if loaded.dtype is torch.float16:
         return EngineChoice(None, "quantization.computeDtype is float16, whose gradients need scaling")
     found = build.engine_for(model, in_fp8=in_fp8)

@@ -1,7 +1,8 @@
 """TRL's loop around the engine's passes: its optimizers, schedules and callbacks stay, and no step waits for the GPU.
 
 What a step is made of is known on the CPU: where documents lie, which tokens count, how many they are. Loss and
-gradient norm are copied to the host beside the computation, and told when they are there.
+gradient norm are copied to the host beside the computation, and told when they are there. Where several processes
+train, each adds up the gradients of its rows, and they are summed once a step, behind the last pass.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from loraline_trainer.data.rendering import IGNORED
 from loraline_trainer.engine import batches as engine_batches
 from loraline_trainer.engine import engine as engines
 from loraline_trainer.engine import layout
+from loraline_trainer.parallel.world import ALONE, World
 from loraline_trainer.training.callbacks import Watch
 from loraline_trainer.training.passes import MicroBatch, Passes, Rows
 from loraline_trainer.training.saving import Saver
@@ -52,22 +54,31 @@ class EngineSteps:
     """What takes the place of methods of transformers' Trainer; to be named before it among the base classes."""
 
     passes: Passes
+    world: World = ALONE
     gradient_norm: torch.Tensor | None = None
     step_loss: torch.Tensor | None = None
     tokens = 0
+    _step_tokens = 0
+    _passes_left = 0
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[MicroBatch], num_batches: int, device: torch.device
     ) -> tuple[list[MicroBatch], int]:
-        """The micro-batches of a step, and its counted tokens."""
+        """The micro-batches of a step in this process, and the counted tokens of all processes."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        return batches, sum(batch.counted for batch in batches)
+        mine = [sum(batch.counted for batch in batches), sum(batch.tokens for batch in batches)]
+        counted, self._step_tokens = self.world.summed(mine)
+        self._passes_left = len(batches)
+        return batches, counted
 
     def training_step(self, model: Any, inputs: MicroBatch, num_items_in_batch: int | None = None) -> torch.Tensor:
-        """Adds the gradients of a micro-batch."""
+        """Adds the gradients of a micro-batch, and behind the last one those of the other processes."""
         share = self.passes.take(inputs, num_items_in_batch or inputs.counted)
         self.step_loss = share if self.step_loss is None else self.step_loss + share
-        self.tokens += inputs.tokens
+        self._passes_left -= 1
+        if self._passes_left == 0:
+            self.world.sum_tensors([*self.passes.gradients(), self.step_loss])
+            self.tokens += self._step_tokens
         return share
 
     def floating_point_ops(self, inputs: MicroBatch) -> int:

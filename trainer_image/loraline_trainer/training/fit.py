@@ -74,6 +74,7 @@ def fit(
         resolved,
         tracker=tracker,
         work=work,
+        world=world,
         score_held_out=_scorer(model, loaded, prepared, world),
         saving=saving,
         resumed=resumed,
@@ -99,7 +100,7 @@ def _drive(
 ) -> Drive | None:
     """The engine with its plan, or None; says which."""
     in_fp8 = recipe.quantization.compute_dtype == "float8"
-    choice = engine_choice.choose(model, loaded, processes=world.size, wanted=wanted, in_fp8=in_fp8)
+    choice = engine_choice.choose(model, loaded, wanted=wanted, in_fp8=in_fp8)
     text = f"on{', frozen products in FP8' if in_fp8 else ''}" if choice.engine is not None else f"off: {choice.reason}"
     log.info("engine %s", text)
     tracker.tell_engine(text)

@@ -148,6 +148,13 @@ class Passes:
             self._begin_again()
             waiting = self._taken
 
+    def gradients(self) -> list[torch.Tensor]:
+        """The gradients of the step, zeros where no row gave any."""
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+
     def _one(self, taken: _Taken, items: int, *, is_again: bool) -> torch.Tensor:
         if is_again:
             _restore_random_state(taken.random)

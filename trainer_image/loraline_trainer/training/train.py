@@ -20,7 +20,7 @@ from loraline_trainer.checkpoints.state import TrainingState
 from loraline_trainer.data.preparation import Prepared
 from loraline_trainer.model import lora
 from loraline_trainer.model.loading import Loaded
-from loraline_trainer.parallel.world import ALONE
+from loraline_trainer.parallel.world import ALONE, World
 from loraline_trainer.progress import Tracker
 from loraline_trainer.training import callbacks, saving
 from loraline_trainer.training import trainer as trainers
@@ -61,6 +61,7 @@ def train(
     *,
     tracker: Tracker,
     work: Path,
+    world: World = ALONE,
     score_held_out: Callable[[], float],
     saving: saving.Saving | None = None,
     resumed: Found | None = None,
@@ -70,6 +71,7 @@ def train(
     """Trains the adapter in place.
 
     Args:
+        world: the processes that train together.
         score_held_out: gives the held-out loss of the model as it is, for early stopping.
         saving: saves training as it goes.
         resumed: the checkpoint that training goes on from.
@@ -100,12 +102,11 @@ def train(
     if before.is_over and resumed is not None:
         lora.load(model, resumed.folder)
     else:
-        world = saving.world if saving is not None else ALONE
         trainer = trainers.build(model, loaded, prepared, training, plan, work=work, world=world, drive=drive)
         saver = None if saving is None else Saver(saving, trainer, watch, stopper, resumed)
         called: list[transformers.TrainerCallback | None] = [watch, stopper, *observers, saver]
         if isinstance(trainer, EngineTrainer) and drive is not None:
-            trainer.passes = passes_of(drive, model, loaded, tracker)
+            trainer.passes, trainer.world = passes_of(drive, model, loaded, tracker), world
             on_host = OnHost(drive.engine) if drive.may_move_embeddings(training) else None
             called = [stopper, *observers, on_host, Reporter(trainer, watch, saver)]
         steps = trainer.go_on(resumed, called)  # a step is saved after it was judged

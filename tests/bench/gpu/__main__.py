@@ -136,7 +136,9 @@ def run_one(row: Row, options: Options, *, keep_bf16: bool) -> Outcome:
             status = _run(["bench.gpu.shapes", *maker], options.sites.get("models"), options.row_timeout_s, log)
         if status == "ok":
             parts = [str(work / "row.json"), str(model), str(told)]
-            status = _run(["bench.gpu.one", *parts], options.sites.get(row.side.value), options.row_timeout_s, log)
+            launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={row.gpus}", "-m"]
+            module = [*(launcher if row.gpus > 1 else []), "bench.gpu.one", *parts]
+            status = _run(module, options.sites.get(row.side.value), options.row_timeout_s, log)
         seconds = round(time.monotonic() - began, 1)
         text = log.read_text(errors="replace")
         if status == "ok" and told.exists():

@@ -46,7 +46,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     if row.side is not Side.UNSLOTH:
         limit_memory(row.budget_gib)
-    target.write_text(json.dumps(run(row, folder)))
+    found = run(row, folder)
+    if os.environ.get("RANK", "0") == "0":
+        target.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

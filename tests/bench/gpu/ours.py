@@ -21,6 +21,7 @@ from loraline_trainer.data.rendering import IGNORED, TokenRow
 from loraline_trainer.engine import switches
 from loraline_trainer.model import loading, lora
 from loraline_trainer.model import tokenizer as tokenizers
+from loraline_trainer.parallel import world
 from loraline_trainer.progress import Tracker
 from loraline_trainer.storage.base_model import BaseModel
 from loraline_trainer.training.fit import fit
@@ -73,7 +74,7 @@ class Recorder(Tracker):
 
 def run(row: Row, model_folder: Path) -> dict[str, Any]:
     """Trains the row and gives what was measured."""
-    recipe = recipe_of(row)
+    recipe, together = recipe_of(row), world.join()
     base = BaseModel(model_folder, row.model, None, json.loads((model_folder / "config.json").read_text()))
     tokenizer = tokenizers.load(recipe, base)
     clock, recorder = Clock(row.warmup), Recorder()
@@ -88,6 +89,7 @@ def run(row: Row, model_folder: Path) -> dict[str, Any]:
             loaded,
             prepared,
             work=Path(work),
+            world=together,
             tracker=recorder,
             profile=MemoryProfile(row.policy),
             engine_wanted=False if row.side is Side.PEFT else None,

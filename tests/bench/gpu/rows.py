@@ -40,6 +40,7 @@ class Row:
         start: weights on disk: nf4 (made once) or bf16 (quantized while loading, as users do it).
         switches: engine parts that are off, for the ablation.
         layers: cuts the model to that many; None keeps all.
+        gpus: how many train together, ours alone.
         seconds: what the row is expected to take, for the time budget.
     """
 
@@ -62,6 +63,7 @@ class Row:
     start: str = "nf4"
     switches: tuple[str, ...] = ()
     layers: int | None = None
+    gpus: int = 1
     seconds: int = 50
 
     def dump(self) -> dict[str, Any]:
@@ -133,6 +135,12 @@ def _shapes() -> Iterator[Row]:
         yield Row(f"unsloth-{name}", "shapes", Side.UNSLOTH, "auto", micro=micro, **values)
 
 
+def _gpus() -> Iterator[Row]:
+    """Two GPUs beside one, each with the same rows."""
+    for gpus in (1, 2):
+        yield Row(f"ours-2048-x{gpus}", "gpus", Side.OURS, "auto", batch=8 * gpus, gpus=gpus)
+
+
 ABLATION = ("fold", "nf4_kernel", "kernels", "loss_kernel", "cudnn_attention", "skip_down")
 """Switches of `loraline_trainer.engine.switches` that the ablation turns off one at a time."""
 
@@ -167,7 +175,7 @@ def _curve() -> Iterator[Row]:
 
 def catalogue() -> tuple[Row, ...]:
     """All rows, the most important first."""
-    return (*_table(), *_optimizers(), *_curve(), *_ablation(), *_shapes())
+    return (*_table(), *_optimizers(), *_curve(), *_ablation(), *_shapes(), *_gpus())
 
 
 def chosen(names: Sequence[str]) -> tuple[Row, ...]:

@@ -52,7 +52,7 @@ def test_an_unknown_row_is_refused_with_the_groups_that_there_are(capsys: pytest
     assert program.main(["--rows", "ours-4096"]) == 2
     assert capsys.readouterr().err == (
         "--rows names ours-4096, which is neither a row nor a group; the groups are "
-        "ablation, curve, optimizer, shapes, table, and --list shows the rows\n"
+        "ablation, curve, gpus, optimizer, shapes, table, and --list shows the rows\n"
     )
 
 

@@ -67,8 +67,7 @@ def scales(weight: Frozen) -> Scales:
         largest = (nf4.block_scales(weight) * weight.code.abs().max()).abs().view(weight.shape[0], -1)  # [N, K / block]
         rows, columns = largest.amax(1), largest.amax(0).repeat_interleave(weight.block)
     else:
-        whole = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
-        weight.place(whole)
+        whole = _whole(weight)
         rows, columns = whole.abs().amax(1), whole.abs().amax(0)
     return Scales(*(one.clamp(min=SMALLEST_SCALE) / LARGEST for one in (rows, columns)))
 
@@ -124,6 +123,9 @@ def product(
 
 
 def _whole(weight: Frozen) -> torch.Tensor:
+    """The weight in float32. [N, K]"""
+    if isinstance(weight, Nf4):
+        return nf4.dequantized(weight).float()
     whole = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
     weight.place(whole)
     return whole

@@ -171,7 +171,9 @@ class Training(ApiModel):
         description="Lay the sequences of a micro-batch end to end instead of padding them, without cross-talk.",
     )
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
-        default="paged_adamw_8bit", description="Optimizer of the adapter; the 8-bit ones become adamw on CPUs."
+        default="adamw",
+        description="Optimizer of the adapter: adamw (fused, float32 states) is the fastest; the 8-bit ones take 6 "
+        "bytes less for each parameter of the adapter, for high ranks on small cards, and become adamw on CPUs.",
     )
     weight_decay: float = Field(default=0.01, ge=0, le=1, description="Decoupled weight decay.")
     max_grad_norm: float = Field(default=1.0, gt=0, le=1000, description="Gradients are clipped to this norm.")

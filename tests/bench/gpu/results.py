@@ -94,7 +94,8 @@ def comparison(outcomes: Iterable[Outcome]) -> str:
     """A Markdown table of the work that more than one side did: the best of each side, and how far ours is ahead."""
     best: dict[str, dict[Side, int]] = {}
     for one in outcomes:
-        if one.status == "ok" and one.speed and not one.row.switches and one.row.group != "curve":
+        is_usual = not one.row.switches and one.row.group != "curve" and one.row.compute_dtype == "bfloat16"
+        if one.status == "ok" and one.speed and is_usual and one.row.gpus == 1:
             sides = best.setdefault(work_of(one.row), {})
             sides[one.row.side] = max(sides.get(one.row.side, 0), one.speed)
     lines = [_compared(work, sides) for work, sides in best.items() if Side.OURS in sides and len(sides) > 1]

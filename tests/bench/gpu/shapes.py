@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -149,60 +148,77 @@ def make(models: Path, name: str, layers: int | None, start: str, *, keep_bf16: 
     """Writes the model unless it is there: bf16 weights, or those quantized to NF4 with double quantization.
 
     Args:
-        keep_bf16: leave the 16-bit weights beside the quantized ones; they fill the disk otherwise for nothing.
+        keep_bf16: write the 16-bit weights, too.
     """
     target = folder_of(models, name, layers, start)
     if (target / "config.json").exists():
         return target
-    if start == "bf16":
-        return _written(target, lambda part: _random(part, name, layers))
-    bf16 = make(models, name, layers, "bf16")
-    _written(target, lambda part: _quantized(bf16, part))
-    if not keep_bf16:
-        shutil.rmtree(bf16)
+    model = _random(name, layers)
+    if start == "bf16" or keep_bf16:
+        _written(folder_of(models, name, layers, "bf16"), model)
+    if start != "bf16":
+        _quantize(model)
+        _written(target, model)
     return target
 
 
-def _written(target: Path, write: Callable[[Path], None]) -> Path:
+def _written(target: Path, model: Any) -> None:
     """The folder, complete or absent."""
     began = time.monotonic()
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    write(part)
+    model.save_pretrained(part)
     tokenizer().save_pretrained(part)
     part.rename(target)
     print(f"{target.name} written in {time.monotonic() - began:.0f} s", flush=True)
-    return target
 
 
-def _random(part: Path, name: str, layers: int | None) -> None:
+def _random(name: str, layers: int | None) -> Any:
+    """The model with random weights of 16 bits, on the GPU where there is one."""
     import torch
     import transformers
 
     torch.manual_seed(0)
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.device(where):
-        model = transformers.AutoModelForCausalLM.from_config(config(name, layers), dtype=torch.bfloat16)
-    model.save_pretrained(part)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        return transformers.AutoModelForCausalLM.from_config(config(name, layers), dtype=torch.bfloat16)
 
 
-def _quantized(bf16: Path, part: Path) -> None:
+def _quantize(model: Any) -> None:
+    """Quantizes the layers in place, as transformers does on loading: no file of 16 bits is written for it."""
     import torch
     import transformers
+    from bitsandbytes.nn.modules import Linear4bit, Params4bit
+    from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        bf16,
-        dtype=torch.bfloat16,
-        device_map={"": where},
-        quantization_config=transformers.BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        ),
+    settings = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    model.save_pretrained(part)
+    head, device = model.get_output_embeddings(), model.device
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is not torch.nn.Linear or child is head:
+                continue
+            with torch.device("meta"):
+                layer = Linear4bit(
+                    child.in_features,
+                    child.out_features,
+                    bias=child.bias is not None,
+                    compute_dtype=torch.bfloat16,
+                    compress_statistics=True,
+                    quant_type="nf4",
+                )
+            whole: Any = Params4bit(
+                child.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, module=layer
+            )
+            layer.weight, layer.bias = whole.to(device), child.bias
+            setattr(parent, name, layer)
+            del child  # or it would hold its weight until the next one is done
+    model.hf_quantizer = Bnb4BitHfQuantizer(settings, pre_quantized=True)
+    model.config.quantization_config = settings
+    model.is_loaded_in_4bit = model.is_quantized = True
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ class ARecipe:
     training: Training = field(default_factory=Training)
 
 
-QLORA = ARecipe()
+QLORA = ARecipe(training=Training(optimizer="paged_adamw_8bit"))
 LORA = ARecipe(quantization=Quantization(type="none"))
 
 

@@ -81,8 +81,9 @@ def test_training_goes_on_with_the_micro_batch_of_its_checkpoint() -> None:
 
 OPTIMIZERS = [
     pytest.param("paged_adamw_8bit", CPU, "adamw_torch", "derived", id="8-bit optimizers become adamw on CPUs"),
-    pytest.param("adamw", CPU, "adamw_torch", "spec", id="adamw stays on CPUs"),
-    pytest.param("paged_adamw_8bit", LARGE_GPU, "paged_adamw_8bit", "default", id="the default on GPUs"),
+    pytest.param("adamw", CPU, "adamw_torch", "default", id="adamw stays on CPUs"),
+    pytest.param("adamw", LARGE_GPU, "adamw_torch_fused", "default", id="the default on GPUs"),
+    pytest.param("paged_adamw_8bit", LARGE_GPU, "paged_adamw_8bit", "spec", id="paged states on GPUs"),
     pytest.param("adamw_8bit", LARGE_GPU, "adamw_bnb_8bit", "spec", id="another one on GPUs"),
 ]
 

@@ -111,7 +111,7 @@ class Engine:
             ids: documents end to end. [T]
         """
         with torch.no_grad():
-            embedded = self._embedding(ids).to(self.dtype)
+            embedded = [self._embedding(ids).to(self.dtype)]
             batch = Batch(layout, self._angles(layout), self._scratch_on(ids.device))
         return stack.run(self._stack, embedded, batch, self._policies, self.on_layer)
 

@@ -43,17 +43,22 @@ Watch = Callable[[int], None]
 
 
 def run(
-    stack: Stack, hidden: torch.Tensor, batch: Batch, policies: Sequence[LayerPolicy], watch: Watch | None = None
+    stack: Stack,
+    embedded: list[torch.Tensor],
+    batch: Batch,
+    policies: Sequence[LayerPolicy],
+    watch: Watch | None = None,
 ) -> torch.Tensor:
     """The normed output of the last layer. [T, H]
 
     Args:
+        embedded: the embedded tokens [T, H], taken out of the list: no caller holds them while the layers run.
         watch: called after each layer with its number.
     """
     if not torch.is_grad_enabled():
-        return _forward(stack, hidden, batch, None, [], watch=watch)[0]
+        return _forward(stack, embedded, batch, None, [], watch=watch)[0]
     out: torch.Tensor = _Run.apply(  # type: ignore[no-untyped-call]
-        stack, hidden, batch, tuple(policies), watch, *stack.parameters
+        stack, embedded, batch, tuple(policies), watch, *stack.parameters
     )
     return out
 
@@ -68,7 +73,7 @@ class _Last:
 
 def _forward(
     stack: Stack,
-    hidden: torch.Tensor,
+    embedded: list[torch.Tensor],
     batch: Batch,
     policies: Sequence[LayerPolicy] | None,
     kept: list[Kept | torch.Tensor | Parked],
@@ -76,7 +81,7 @@ def _forward(
     watch: Watch | None,
 ) -> tuple[torch.Tensor, _Last]:
     """Runs all layers; appends what each keeps unless there are no policies."""
-    x, delta = hidden, None
+    x, delta = embedded.pop(), None
     for number, layer in enumerate(stack.layers):
         x, delta, parts = layer.forward(x, delta, batch)
         if policies is not None:
@@ -102,14 +107,14 @@ class _Run(torch.autograd.Function):
     def forward(  # noqa: PLR0917 - autograd passes by position
         ctx: Any,
         stack: Stack,
-        hidden: torch.Tensor,
+        embedded: list[torch.Tensor],
         batch: Batch,
         policies: tuple[LayerPolicy, ...],
         watch: Watch | None,
         *parameters: torch.nn.Parameter,
     ) -> torch.Tensor:
         kept: list[Kept | torch.Tensor | Parked] = []
-        out, ctx.last = _forward(stack, hidden, batch, policies, kept, watch=watch)
+        out, ctx.last = _forward(stack, embedded, batch, policies, kept, watch=watch)
         ctx.stack, ctx.batch, ctx.kept = stack, batch, kept
         return out
 
@@ -123,7 +128,6 @@ class _Run(torch.autograd.Function):
         norm.norm_backward(out_grad, ctx.last.x, ctx.last.scale, stack.last_norm, residual=None, out=grad[:, :hidden])
         ctx.last = None
         found: list[list[torch.Tensor]] = []
-        wants_hidden = ctx.needs_input_grad[1]
         for number in reversed(range(len(stack.layers))):
             parts = kept.pop()
             if number and isinstance(kept[-1], Parked):
@@ -132,8 +136,7 @@ class _Run(torch.autograd.Function):
                 parts = stack.offload.fetch(parts)
             if isinstance(parts, torch.Tensor):
                 parts = stack.layers[number].replay(parts, batch)
-            wants_input = number > 0 or wants_hidden
-            found.append(stack.layers[number].backward(grad, parts, batch, wants_input=wants_input))
+            found.append(stack.layers[number].backward(grad, parts, batch, wants_input=number > 0))
             del parts
         flat = [one for layer in reversed(found) for one in layer]
-        return None, grad[:, :hidden].contiguous() if wants_hidden else None, None, None, None, *flat
+        return None, None, None, None, None, *flat

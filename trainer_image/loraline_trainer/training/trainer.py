@@ -132,7 +132,7 @@ class EngineTrainer(EngineSteps, Trainer):  # type: ignore[misc]  # its batches 
 def arguments(training: Training, plan: Plan, loaded: Loaded, work: Path) -> SFTConfig:
     """The plan as TRL has it; packing is ours, see `batches`."""
     scheduler = "constant_with_warmup" if training.scheduler == "constant" else training.scheduler
-    return SFTConfig(
+    config = SFTConfig(
         output_dir=str(work / "trainer"),
         max_steps=plan.total_steps,
         per_device_train_batch_size=plan.micro_batch_size,
@@ -161,3 +161,6 @@ def arguments(training: Training, plan: Plan, loaded: Loaded, work: Path) -> SFT
         report_to="none",
         disable_tqdm=True,
     )
+    if config.n_gpu > 1:
+        config._n_gpu = 1  # a process trains on one GPU; transformers would spread it over all that it sees
+    return config

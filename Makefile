@@ -17,6 +17,7 @@ CHAOS ?=
 CHANGES ?= 8
 export LORALINE_CHANGES := $(CHANGES)
 PAIRS ?= 60
+RESUME ?=
 SIZES ?= 100,1000,5000
 ALONE ?= 100,1000,5000,20000
 
@@ -50,8 +51,8 @@ check: parts ## Run what needs neither root nor a cluster: style, types, layers,
 parts:
 	@for part in dev vllm tools argocd; do tests/tools/setup.sh $$part >/dev/null; done
 
-faults: ## Break the operator's world at every point (PLAN=id plays one again, SAMPLE=n some, CHAOS=minutes only kills).
-	@tests/tools/setup.sh system; $(DEV); "$$dev/bin/python" -m faults $(if $(PLAN),--plan "$(PLAN)",\
+faults: ## Break the operator's world at every point (PLAN=id plays one again, SAMPLE=n some, CHAOS=minutes only kills, RESUME=1 the rest).
+	@tests/tools/setup.sh system; $(DEV); "$$dev/bin/python" -m faults $(if $(RESUME),--resume) $(if $(PLAN),--plan "$(PLAN)",\
 	$(if $(SAMPLE),--sample $(SAMPLE),$(if $(CHAOS),--chaos $(CHAOS),--pairs $(PAIRS) --manifests 1000 --chaos 10)))
 
 bench-operator: ## Measure the operator beside a plain kopf operator (SIZES=100,... on a real API server, ALONE=100,... without).

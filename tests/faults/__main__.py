@@ -63,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--chaos", type=float, default=0.0, help="kills for so many minutes; alone, it plays no plans")
     parser.add_argument("--at-once", type=int, default=ground.AT_ONCE, help="plans at once")
     parser.add_argument("--limit-s", type=float, default=float("inf"), help="begins no plan after so many seconds")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="takes over what converged in the report of the same operator, plays the rest",
+    )
     parser.add_argument("--list", action="store_true", help="says what the faults are")
     parser.add_argument("--report", type=Path, default=REPORT)
     parser.add_argument(
@@ -116,11 +121,21 @@ async def _learned(arena: Arena, options: argparse.Namespace, found: Found) -> t
     asked = [plans.parse(text) for text in options.plan]
     names = sorted({plan.flow for plan in asked}) or options.flow or ground.names()
     references, found.results = await ground.learn(arena, names, options.at_once)
+    known = _known(options, {result.plan for result in found.results})
+    found.results.extend(known)
     sound = {plans.parse(result.plan).flow for result in found.results if result.converged}
     references = {name: reference for name, reference in references.items() if name in sound}
-    chosen = [plan for plan in asked or _chosen(options, ground.singles(references)) if plan.flow in sound]
-    sys.stderr.write(f"{len(chosen)} plans\n")
+    wanted = [plan for plan in asked or _chosen(options, ground.singles(references)) if plan.flow in sound]
+    chosen = [plan for plan in wanted if plan.id not in {result.plan for result in known}]
+    sys.stderr.write(f"{len(chosen)} plans, {len(known)} known\n")
     return references, chosen
+
+
+def _known(options: argparse.Namespace, played: set[str]) -> list[Result]:
+    """What an earlier run leaves to say."""
+    if not options.resume:
+        return []
+    return [result for result in report.converged(options.report) if result.plan not in played]
 
 
 def _chosen(options: argparse.Namespace, every: list[Plan]) -> list[Plan]:

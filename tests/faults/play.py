@@ -312,7 +312,9 @@ async def _settle(record: Record, operators: Operators, reference: Reference | N
 
 
 async def _judge_rest(operators: Operators, result: Result) -> None:
-    """Nothing is written once the end is reached; the last events may still be on their way when it is."""
+    """Nothing is written once the end is reached, and seen: the last events may still be on their way, or held back."""
+    for proxy in operators.proxies:
+        await proxy.thawed()
     await asyncio.sleep(LAST_EVENTS_S)
     before = operators.writes()
     await asyncio.sleep(QUIET_S)

@@ -266,6 +266,10 @@ class Proxy:
         self._frozen_at = await self._upstream.revision()
         self._later(FROZEN_S, self._thaw)
 
+    async def thawed(self) -> None:
+        """Waits until reads show the world as it is."""
+        await self._thawed.wait()
+
     def _thaw(self) -> None:
         self._frozen_at = None
         self._thawed.set()

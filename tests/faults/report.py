@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import loraline_operator
 from faults.chaos import Chaos
 from faults.judge import Judgement
 from faults.plans import Fault, parse
@@ -26,10 +28,40 @@ def meets_goals(results: Sequence[Result], judged: Judgement | None, chaos: Chao
     return all(result.converged for result in singles) and enough and not others
 
 
+def operator_digest() -> str:
+    """What the verdicts are about: the operator's code, 12 digits of its SHA-256."""
+    folder = Path(loraline_operator.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def converged(path: Path) -> list[Result]:
+    """The plans of an earlier report that converged, if it is about the operator as it is now."""
+    if not path.exists():
+        return []
+    body = json.loads(path.read_text(encoding="utf-8"))
+    if body.get("operator") != operator_digest():
+        return []
+    return [
+        Result(
+            one["id"],
+            was_struck=one.get("reached", True),
+            seconds=one["seconds"],
+            recovery_s=one.get("recoverySeconds"),
+            restarts=one.get("restarts", 0),
+        )
+        for one in body["verdicts"]
+        if one["converged"]
+    ]
+
+
 def write(path: Path, results: Sequence[Result], judged: Judgement | None = None, chaos: Chaos | None = None) -> None:
     """Writes the report; what failed comes first."""
     singles, pairs = _parted(results)
     body = {
+        "operator": operator_digest(),
         "plans": len(results),
         "converged": sum(result.converged for result in results),
         "failed": [result.plan for result in results if not result.converged],

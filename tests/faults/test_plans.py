@@ -88,3 +88,15 @@ def test_the_report_holds_every_verdict_and_those_that_failed_first(tmp_path: Pa
     assert (told["singles"], told["pairs"]) == ({"plans": 2, "converged": 2}, {"plans": 2, "converged": 1})
     assert [verdict["converged"] for verdict in told["verdicts"]] == [False, True, True, True]
     assert (told["chaos"]["operations"], told["manifests"]["accepted"]) == ({"created": 2}, 5)
+
+
+def test_a_report_of_the_same_operator_leaves_what_did_not_converge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = [Result("edit/kill/post-jobs-1", seconds=3.5, restarts=1), Result("edit/error/post-jobs-1", ["no end"])]
+    file = tmp_path / "faults.json"
+    assert report.converged(file) == []
+    report.write(file, results)
+    assert report.converged(file) == results[:1]
+    monkeypatch.setattr(report, "operator_digest", lambda: "another")
+    assert report.converged(file) == []

@@ -1,7 +1,8 @@
 """Causal attention of documents that do not see each other, with a backward pass that the engine calls itself.
 
 cuDNN for documents of one length (on an H200 0.57 + 1.83 ms where flash attention takes 0.93 + 3.21, 8 x 2,048
-tokens), flash attention with variable lengths else, torch's own on CPUs and where neither can (a soft cap).
+tokens), flash attention with variable lengths else, kernels of our own for a soft cap, torch's own on CPUs and in
+float32.
 Letters: T tokens, D head width. q [T, query heads, D]; k, v [T, key heads, D]; rows may lie apart.
 """
 
@@ -37,6 +38,7 @@ class Kind(enum.Enum):
 
     CUDNN = "cudnn"
     FLASH = "flash"
+    CAPPED = "capped"
     TORCH = "torch"
 
 
@@ -57,9 +59,14 @@ class Attended:
 MOST_HEAD_CUDNN = 128
 """cuDNN's backward pass takes heads up to this width."""
 
+MOST_HEAD_CAPPED = 256
+"""The capped kernels take heads up to this width: the sums of a tile of wider ones do not fit a GPU's registers."""
+
 
 def choose(query: torch.Tensor, layout: Layout, rules: Rules) -> Kind:
     """Who computes it."""
+    if rules.cap is not None and _by_kernel(query):
+        return Kind.CAPPED
     if not query.is_cuda or rules.cap is not None or query.dtype is torch.float32:
         return Kind.TORCH
     sees_all = rules.window is None or rules.window >= layout.longest
@@ -89,6 +96,11 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: Layout, ru
             scale=rules.scale, **_window(layout, rules),
         )  # fmt: skip
         return Attended(kind, out, (log_sum, state, unused))
+    if kind is Kind.CAPPED:
+        from loraline_trainer.engine.kernels import attention as kernels
+
+        out, log_sum = kernels.forward(q, k, v, layout, rules)
+        return Attended(kind, out, (log_sum,))
     return Attended(kind, by_torch(q, k, v, layout, rules))
 
 
@@ -117,10 +129,23 @@ def attend_backward(
             state, unused, scale=rules.scale, **_window(layout, rules),
         )  # fmt: skip
         return of_q, of_k, of_v
+    if done.kind is Kind.CAPPED:
+        from loraline_trainer.engine.kernels import attention as kernels
+
+        return kernels.backward(grad, q, k, v, done.out, done.extra[0], layout=layout, rules=rules)
     with torch.enable_grad():
         q, k, v = (tensor.detach().requires_grad_() for tensor in (q, k, v))
         of_q, of_k, of_v = torch.autograd.grad(by_torch(q, k, v, layout, rules), (q, k, v), grad)
     return of_q, of_k, of_v
+
+
+def _by_kernel(query: torch.Tensor) -> bool:
+    """Whether the capped kernels take it: float32 only from the interpreter, for a GPU would multiply it in TF32."""
+    if not switches.now().capped_kernel or not switches.triton_runs(query) or query.shape[-1] > MOST_HEAD_CAPPED:
+        return False
+    from loraline_trainer.engine.kernels import attention as kernels
+
+    return (query.dtype is not torch.float32 or not query.is_cuda) and kernels.takes(query.device)
 
 
 def _rows(flat: torch.Tensor, layout: Layout) -> torch.Tensor:

@@ -20,6 +20,7 @@ class Switches:
         nf4_kernel: a group's weights and adapters are assembled in one launch of ours; else by bitsandbytes and copies.
         kernels: norms, rotary embedding and gated product in one launch each; else torch's operators.
         loss_kernel: the loss and its gradient in one launch a tile; else torch's operators.
+        capped_kernel: attention with a soft cap in kernels of ours; else torch's operators, document by document.
         cudnn_attention: dense rows go to cuDNN; else to flash attention.
         skip_down: a replay leaves out down_proj's product; else it is computed and dropped.
     """
@@ -29,6 +30,7 @@ class Switches:
     nf4_kernel: bool = True
     kernels: bool = True
     loss_kernel: bool = True
+    capped_kernel: bool = True
     cudnn_attention: bool = True
     skip_down: bool = True
 

@@ -267,7 +267,7 @@ async def test_a_card_that_is_too_small_is_said_before_any_pod(tenant: Tenant, o
     model = {"uri": "hf://meta-llama/Llama-3.3-70B-Instruct"}
     await tenant.create_finetune(baseModel=model, compute={"gpus": 1, "gpuType": "A10G"})
     status = await tenant.until("Pending", "GpuTooSmall")
-    assert "needs at least 39.9 GiB of GPU memory" in status.conditions[0].message
+    assert "needs at least 41.0 GiB of GPU memory" in status.conditions[0].message
     assert status.estimate is not None
     assert status.estimate.gpus == ["H100", "A100-80", "H200", "B200"]
     assert await tenant.jobs() == []

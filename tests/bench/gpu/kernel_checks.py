@@ -283,7 +283,7 @@ def matrices(device: str, dtype: torch.dtype) -> Iterator[Check]:
 def float8s(device: str, dtype: torch.dtype) -> Iterator[Check]:
     """Activations and weights in FP8.
 
-    A number in the middle of two may go to either; the interpreter cuts off, a 16th of it apart on the average.
+    A number in the middle of two may go to either; the interpreter cuts off, an eighth of it apart at most.
     """
     for width in (96, 5000):
         x = torch.randn(5, width + 64, device=device, dtype=dtype)[:, :width]
@@ -320,7 +320,7 @@ def _compared_float8(name: str, run: Both) -> Iterator[Check]:
     with switches.switched(kernels=False, nf4_kernel=False):
         wanted = run()
     for number, (one, other) in enumerate(zip(run(), wanted, strict=True)):
-        yield Check(f"{name} output {number}", error(one, other), 0.08 if switches.INTERPRETED else 2e-3)
+        yield Check(f"{name} output {number}", error(one, other), 0.125 if switches.INTERPRETED else 2e-3)
 
 
 def dequantization(device: str) -> Iterator[Check]:

@@ -154,8 +154,9 @@ def make(models: Path, name: str, layers: int | None, start: str, *, keep_bf16: 
     if (target / "config.json").exists():
         return target
     model = _random(name, layers)
-    if start == "bf16" or keep_bf16:
-        _written(folder_of(models, name, layers, "bf16"), model)
+    bf16 = folder_of(models, name, layers, "bf16")
+    if (start == "bf16" or keep_bf16) and not bf16.exists():
+        _written(bf16, model)
     if start != "bf16":
         _quantize(model)
         _written(target, model)

@@ -15,7 +15,7 @@ from demo.kubectl import Kubectl, Object, condition, wait_for
 
 TINY_PREFIX = "tiny"
 TINY_URI = f"s3://{store.MODEL_BUCKET}/{TINY_PREFIX}"
-LONG_STEPS = 400
+LONG_STEPS = 1000
 """Steps of the tiny model that take long enough to be interrupted."""
 
 GOOD_DATA = "".join(

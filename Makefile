@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 export PYTHONPATH := $(CURDIR)/crds:$(CURDIR)/operator:$(CURDIR)/trainer_image:$(CURDIR)/tests
+export MYPY_CACHE_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/loraline/mypy
 
 PYTHON_CODE := crds operator trainer_image tests docs charts
 CONTEXT ?=
@@ -26,7 +27,7 @@ ALONE ?= 100,1000,5000,20000
 help: ## List these verbs.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-demo: ## Fine-tune a real model on a real Kubernetes and chat with it (10 minutes; leaves the cluster up).
+demo: ## Fine-tune a real model on a real Kubernetes and chat with it (7 minutes; leaves the cluster up).
 	@$(DEV); "$$dev/bin/python" -m demo $(if $(CONTEXT),--context "$(CONTEXT)") $(if $(REGISTRY),--registry "$(REGISTRY)")
 
 demo-down: ## Remove the demo's cluster, or with CONTEXT=name what the demo made on that one.

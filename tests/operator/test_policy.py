@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 import yaml
 
-from cluster import fixture
 from harness import operator_process as harness
 from harness.operator_process import OperatorProcess, Replicas, Tenant, eventually
 from loraline_operator import errors
@@ -82,22 +79,23 @@ async def until_reasons(tenant: Tenant, **wanted: int) -> None:
 
 
 class Changes:
-    """kubectl's own watch of all fine-tunes of a namespace: a line for each write, and each object."""
+    """A name for each write to a fine-tune of a namespace, by a watch from before the first one on."""
 
-    def __init__(self, kubeconfig: Path, namespace: str, file: Path) -> None:
-        self._file = file
-        command = ["get", "lft", "--watch", "--output-watch-events", "--no-headers", f"--namespace={namespace}"]
-        columns = "--output=custom-columns=NAME:.object.metadata.name"
-        with file.open("wb") as output:
-            self._process = subprocess.Popen(
-                [str(fixture.programs() / "kubectl"), f"--kubeconfig={kubeconfig}", *command, columns], stdout=output
-            )
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._taken = 0
+
+    async def follow(self, tenant: Tenant, since: str) -> None:
+        """Takes in what happens after a resource version, for ever."""
+        async for kind, manifest in tenant.cluster.watch(Kind.FINE_TUNE, tenant.namespace, since=since):
+            if kind != "BOOKMARK":
+                self._names.append(manifest["metadata"]["name"])
 
     async def of_all(self, names: set[str]) -> Counter[str]:
-        """Writes by object since the last look, once there is one of each; kubectl is late on a busy machine."""
+        """Writes by object since the last look, once there is one of each; the watch is late on a busy machine."""
 
         async def look() -> bool:
-            return names <= {line.split()[-1] for line in self._lines()[self._taken :]}
+            return names <= set(self._names[self._taken :])
 
         await eventually(look, "the watch tells of every fine-tune")
         await asyncio.sleep(QUIET_S)
@@ -105,27 +103,20 @@ class Changes:
 
     def take(self) -> Counter[str]:
         """Writes by object since the last look."""
-        lines = self._lines()
-        taken, self._taken = self._taken, len(lines)
-        return Counter(line.split()[-1] for line in lines[taken:])
-
-    def _lines(self) -> list[str]:
-        return self._file.read_text(encoding="utf-8").splitlines()
-
-    def close(self) -> None:
-        """Ends the watch."""
-        self._process.terminate()
-        self._process.wait()
-
-    _taken = 0
+        found = Counter(self._names[self._taken :])
+        self._taken = len(self._names)
+        return found
 
 
 @pytest.fixture
-def changes(kubeconfig: Path, namespace: str, tmp_path: Path) -> Iterator[Changes]:
+async def changes(tenant: Tenant) -> AsyncIterator[Changes]:
     """Counts the writes to the fine-tunes of the test's namespace."""
-    watch = Changes(kubeconfig, namespace, tmp_path / "changes")
-    yield watch
-    watch.close()
+    pages = [page async for page in tenant.cluster.pages(Kind.FINE_TUNE, tenant.namespace)]
+    counting = Changes()
+    task = asyncio.create_task(counting.follow(tenant, pages[0].version))
+    yield counting
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_an_edit_judges_a_hundred_that_wait_with_one_status_write_each(

@@ -36,6 +36,9 @@ RETRY_S = 0.5
 OPEN_S = 30.0
 """Longest wait for the watches to be open."""
 
+GAP = "not judged: the harness' own watch lost events"
+"""A problem that says nothing about the operator: the API server ended a watch, as it does when it is short of time."""
+
 Event = tuple[Kind, str, Manifest]
 
 
@@ -87,8 +90,7 @@ class Record:
 
     def problems(self) -> list[str]:
         """What was never to happen and did."""
-        gap = ["not judged: the harness' own watch lost events"] if self.has_gap else []
-        return [*gap, *_attempts(self._events), *_undone(self._events)]
+        return [*([GAP] if self.has_gap else []), *_attempts(self._events), *_undone(self._events)]
 
 
 class Recorder:

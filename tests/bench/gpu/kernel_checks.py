@@ -257,16 +257,7 @@ def matrices(device: str, dtype: torch.dtype) -> Iterator[Check]:
         return  # the interpreter rounds to bfloat16 in another way, and weights must be equal bit for bit
     columns = 192
     for shapes in (((130, 5), (64, 0), (70, 16)), ((64, 16), (64, 16)), ((96, 20),), ((64, 0),)):
-        linears: list[group.Linear] = []
-        for number, (rows, rank) in enumerate(shapes):
-            weight = random_nf4(rows, columns, device, dtype, like=linears[0].weight if linears else None)
-            adapter = None
-            if rank:
-                a, b = torch.randn(rank, columns, device=device), torch.randn(rows, rank, device=device)
-                adapter = group.Adapter(torch.nn.Parameter(a), torch.nn.Parameter(b), 0.7 + number)
-            bias = torch.randn(rows, device=device, dtype=dtype) if number < 2 and len(shapes) == 3 else None
-            linears.append(group.Linear(weight, bias, adapter))
-        whole = group.Group(linears)
+        whole = group.Group(random_linears(shapes, columns, device, dtype))
         found = whole.matrix(poisoned(whole.matrix_elements, dtype=dtype, device=device))
         wanted = torch.zeros_like(found)
         for part in whole.parts:
@@ -295,16 +286,7 @@ def float8s(device: str, dtype: torch.dtype) -> Iterator[Check]:
 
         yield from _compared_float8(f"fp8 activations {width}", activations)
     for shapes in (((128, 5), (64, 0), (80, 16)), ((96, 20),)):
-        linears: list[group.Linear] = []
-        for number, (rows, rank) in enumerate(shapes):
-            weight = random_nf4(rows, 192, device, dtype, like=linears[0].weight if linears else None)
-            adapter = None
-            if rank:
-                a, b = torch.randn(rank, 192, device=device), torch.randn(rows, rank, device=device)
-                adapter = group.Adapter(torch.nn.Parameter(a), torch.nn.Parameter(b), 0.7 + number)
-            bias = torch.randn(rows, device=device, dtype=dtype) if number < 2 and len(shapes) == 3 else None
-            linears.append(group.Linear(weight, bias, adapter))
-        whole = fp8_group.Fp8Group(linears)
+        whole = fp8_group.Fp8Group(random_linears(shapes, 192, device, dtype))
         for assemble in (whole.matrix, whole.gradient_matrix):
 
             def parts(
@@ -334,6 +316,22 @@ def dequantization(device: str) -> Iterator[Check]:
                 wanted = nf4.dequantized(weight)
                 wrong = float((out != wanted).sum())
                 yield Check(f"nf4 {rows}x{columns} {str(rounded)[6:]} nested={nested}: unequal elements", wrong, 0)
+
+
+def random_linears(
+    shapes: tuple[tuple[int, int], ...], columns: int, device: str, dtype: torch.dtype
+) -> list[group.Linear]:
+    """Layers of (rows, rank) with one input; rank 0 has no adapter, and of three layers the first two have a bias."""
+    linears: list[group.Linear] = []
+    for number, (rows, rank) in enumerate(shapes):
+        weight = random_nf4(rows, columns, device, dtype, like=linears[0].weight if linears else None)
+        adapter = None
+        if rank:
+            a, b = torch.randn(rank, columns, device=device), torch.randn(rows, rank, device=device)
+            adapter = group.Adapter(torch.nn.Parameter(a), torch.nn.Parameter(b), 0.7 + number)
+        bias = torch.randn(rows, device=device, dtype=dtype) if number < 2 and len(shapes) == 3 else None
+        linears.append(group.Linear(weight, bias, adapter))
+    return linears
 
 
 def random_nf4(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
+
+from loraline_trainer.engine.kernels import nf4
 
 if TYPE_CHECKING:
     from loraline_trainer.engine.nf4 import Nf4
@@ -32,20 +34,6 @@ def _quantize(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _block_scale(  # type: ignore[no-untyped-def]
-    block, inside, scales_ptr, nested_scales_ptr, nested_code_ptr, offset_ptr,
-    NESTED_BLOCK: tl.constexpr, NESTED: tl.constexpr,
-):  # fmt: skip
-    if NESTED:
-        level = tl.load(scales_ptr + block, mask=inside, other=0).to(tl.int32)
-        outer = tl.load(nested_scales_ptr + block // NESTED_BLOCK, mask=inside, other=0.0)
-        scale = tl.load(nested_code_ptr + level) * outer + tl.load(offset_ptr)
-    else:
-        scale = tl.load(scales_ptr + block, mask=inside, other=0.0).to(tl.float32)
-    return scale
-
-
-@triton.jit
 def _rows(  # type: ignore[no-untyped-def]
     packed_ptr, scales_ptr, nested_scales_ptr, code_ptr, nested_code_ptr, offset_ptr, row_scale_ptr, out_ptr,
     bytes_count, columns,
@@ -55,8 +43,8 @@ def _rows(  # type: ignore[no-untyped-def]
     index = tl.program_id(0).to(tl.int64) * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
     inside = index < bytes_count
     byte = tl.load(packed_ptr + index, mask=inside, other=0).to(tl.int32)
-    scale = _block_scale((index * 2) // QUANT_BLOCK, inside, scales_ptr, nested_scales_ptr, nested_code_ptr,
-                         offset_ptr, NESTED_BLOCK, NESTED)  # fmt: skip
+    scale = nf4.block_scale((index * 2) // QUANT_BLOCK, inside, scales_ptr, nested_scales_ptr, nested_code_ptr,
+                            offset_ptr, NESTED_BLOCK, NESTED)  # fmt: skip
     row_scale = tl.load(row_scale_ptr + (index * 2) // columns, mask=inside, other=1.0)
     high = (tl.load(code_ptr + (byte >> 4)) * scale).to(ROUNDED).to(tl.float32) / row_scale
     low = (tl.load(code_ptr + (byte & 15)) * scale).to(ROUNDED).to(tl.float32) / row_scale
@@ -77,8 +65,8 @@ def _columns(  # type: ignore[no-untyped-def]
     index = row * (columns // 2) + pair
     inside = (row < rows) & (pair * 2 < columns)
     byte = tl.load(packed_ptr + index, mask=inside, other=0).to(tl.int32)
-    scale = _block_scale((index * 2) // QUANT_BLOCK, inside, scales_ptr, nested_scales_ptr, nested_code_ptr,
-                         offset_ptr, NESTED_BLOCK, NESTED)  # fmt: skip
+    scale = nf4.block_scale((index * 2) // QUANT_BLOCK, inside, scales_ptr, nested_scales_ptr, nested_code_ptr,
+                            offset_ptr, NESTED_BLOCK, NESTED)  # fmt: skip
     # Both weights of a byte lie in one block, and all columns of a block have one scale.
     column_scale = tl.load(column_scale_ptr + pair * 2, mask=pair * 2 < columns, other=1.0)
     high = (tl.load(code_ptr + (byte >> 4)) * scale).to(ROUNDED).to(tl.float32) / column_scale
@@ -108,8 +96,8 @@ def place_rows(weight: Nf4, scales: torch.Tensor, out: torch.Tensor) -> None:
     """See `fp8.place_rows`."""
     count = weight.packed.numel()
     _rows[(triton.cdiv(count, BYTES),)](
-        *_pointers(weight), scales, out, count, weight.shape[1],
-        BLOCK_BYTES=BYTES, **_constants(weight), num_warps=8, enable_fp_fusion=False,
+        *nf4.pointers(weight), scales, out, count, weight.shape[1],
+        BLOCK_BYTES=BYTES, **nf4.constants(weight), num_warps=8, enable_fp_fusion=False,
     )  # fmt: skip
 
 
@@ -117,25 +105,6 @@ def place_columns(weight: Nf4, scales: torch.Tensor, out: torch.Tensor) -> None:
     """See `fp8.place_columns`."""
     rows, columns = weight.shape
     _columns[(triton.cdiv(rows, TILE_ROWS), triton.cdiv(columns, TILE_COLUMNS))](
-        *_pointers(weight), scales, out, rows, columns, out.stride(0),
-        BLOCK_ROWS=TILE_ROWS, BLOCK_COLUMNS=TILE_COLUMNS, **_constants(weight), num_warps=8, enable_fp_fusion=False,
+        *nf4.pointers(weight), scales, out, rows, columns, out.stride(0),
+        BLOCK_ROWS=TILE_ROWS, BLOCK_COLUMNS=TILE_COLUMNS, **nf4.constants(weight), num_warps=8, enable_fp_fusion=False,
     )  # fmt: skip
-
-
-def _pointers(weight: Nf4) -> tuple[Any, ...]:
-    nested = weight.nested_code is not None
-    return (
-        weight.packed, weight.scales, weight.nested_scales if nested else weight.code, weight.code,
-        weight.nested_code if nested else weight.code, weight.offset if nested else weight.code,
-    )  # fmt: skip
-
-
-def _constants(weight: Nf4) -> dict[str, Any]:
-    from loraline_trainer.engine.kernels.nf4 import TYPES
-
-    return {
-        "QUANT_BLOCK": weight.block,
-        "NESTED_BLOCK": weight.nested_block or 1,
-        "NESTED": weight.nested_code is not None,
-        "ROUNDED": TYPES[weight.dtype],
-    }

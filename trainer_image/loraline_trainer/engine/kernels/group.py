@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from loraline_trainer.engine.kernels.nf4 import TYPES
+from loraline_trainer.engine.kernels.nf4 import TYPES, block_scale
 from loraline_trainer.engine.nf4 import Nf4
 
 if TYPE_CHECKING:
@@ -40,10 +40,8 @@ def _weight(  # type: ignore[no-untyped-def]
     index = program.to(tl.int64) * BLOCK_BYTES + tl.arange(0, BLOCK_BYTES)
     inside = index < bytes_count
     byte = tl.load(packed_ptr + index, mask=inside, other=0).to(tl.int32)
-    block = (index * 2) // QUANT_BLOCK
-    level = tl.load(scales_ptr + block, mask=inside, other=0).to(tl.int32)
-    outer = tl.load(nested_scales_ptr + block // NESTED_BLOCK, mask=inside, other=0.0)
-    scale = tl.load(nested_code_ptr + level) * outer + tl.load(offset_ptr)
+    scale = block_scale((index * 2) // QUANT_BLOCK, inside, scales_ptr, nested_scales_ptr, nested_code_ptr, offset_ptr,
+                        NESTED_BLOCK, True)  # fmt: skip
     high = tl.load(code_ptr + (byte >> 4)) * scale
     low = tl.load(code_ptr + (byte & 15)) * scale
     values = tl.interleave(high, low).to(ROUNDED)

@@ -4,6 +4,7 @@ GPUs."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -86,10 +87,17 @@ class Changes:
         self._taken = 0
 
     async def follow(self, tenant: Tenant, since: str) -> None:
-        """Takes in what happens after a resource version, for ever."""
-        async for kind, manifest in tenant.cluster.watch(Kind.FINE_TUNE, tenant.namespace, since=since):
-            if kind != "BOOKMARK":
-                self._names.append(manifest["metadata"]["name"])
+        """Takes in what happens after a resource version, for ever.
+
+        The API server closes a watch whose reader falls behind; another one goes on from where that was.
+        """
+        while True:
+            with contextlib.suppress(errors.Transient):
+                async for kind, manifest in tenant.cluster.watch(Kind.FINE_TUNE, tenant.namespace, since=since):
+                    since = manifest["metadata"]["resourceVersion"]
+                    if kind != "BOOKMARK":
+                        self._names.append(manifest["metadata"]["name"])
+            await asyncio.sleep(LOOK_S)
 
     async def of_all(self, names: set[str]) -> Counter[str]:
         """Writes by object since the last look, once there is one of each; the watch is late on a busy machine."""
@@ -116,7 +124,8 @@ async def changes(tenant: Tenant) -> AsyncIterator[Changes]:
     task = asyncio.create_task(counting.follow(tenant, pages[0].version))
     yield counting
     task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 async def test_an_edit_judges_a_hundred_that_wait_with_one_status_write_each(

@@ -5,6 +5,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 export PYTHONPATH := $(CURDIR)/crds:$(CURDIR)/operator:$(CURDIR)/trainer_image:$(CURDIR)/tests
+# Python keeps the byte code of what it imports, whatever this shell says: a trainer starts in half of the CPU time then.
+unexport PYTHONDONTWRITEBYTECODE
 export MYPY_CACHE_DIR := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/loraline/mypy
 
 PYTHON_CODE := crds operator trainer_image tests docs charts

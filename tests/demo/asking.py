@@ -6,7 +6,7 @@ import json
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, NamedTuple, Self, cast
@@ -43,14 +43,14 @@ def parse(line: str) -> Answer:
 
 
 class Asking:
-    """Asks without pause while it is entered; leaving it waits for the answers that are under way."""
+    """Asks while it is entered, one question after the other; leaving it waits for the answers that are under way."""
 
-    def __init__(self, kubectl: Kubectl, url: str, model: str, messages: Sequence[str]) -> None:
+    def __init__(self, kubectl: Kubectl, url: str, model: str, messages: Sequence[str], *, rest_s: float = 0.0) -> None:
         self._kubectl = kubectl
         self._arguments = (url, model, str(MAX_TOKENS))
         self._messages = list(messages)
         self._answers: list[Answer] = []
-        self._workers = 1
+        self._pace = {"workers": 1, "rest_s": rest_s}
         self._process: subprocess.Popen[bytes] | None = None
         self._reader = threading.Thread(target=self._read, daemon=True)
 
@@ -58,6 +58,7 @@ class Asking:
         self._process = self._kubectl.start(*self._kubectl.python(CLIENT, SCRIPT, *self._arguments))
         self._reader.start()
         self._write({"questions": self._messages})
+        self._write(self._pace)
         return self
 
     def __exit__(
@@ -66,7 +67,7 @@ class Asking:
         with self._running as process:
             if kind is None:
                 # In kubectl 1.37 the end of stdin keeps the deadline of the last write: after 60 s it never arrives.
-                self._write({"workers": self._workers})
+                self._write(self._pace)
             self._pipe.close()
             if kind is not None:
                 process.terminate()
@@ -74,10 +75,10 @@ class Asking:
             if process.wait() != 0 and kind is None:
                 raise KubectlError(f"the asking client ended with exit code {process.returncode}")
 
-    def set_workers(self, count: int) -> None:
-        """Questions under way at once, at most 4; 1 at first."""
-        self._workers = count
-        self._write({"workers": count})
+    def hurry(self, workers: int) -> None:
+        """So many questions under way at once from now on, at most 4, without rest."""
+        self._pace = {"workers": workers, "rest_s": 0.0}
+        self._write(self._pace)
 
     @property
     def answers(self) -> list[Answer]:
@@ -96,7 +97,7 @@ class Asking:
     def _pipe(self) -> IO[bytes]:
         return cast("IO[bytes]", self._running.stdin)
 
-    def _write(self, line: dict[str, object]) -> None:
+    def _write(self, line: Mapping[str, object]) -> None:
         try:
             self._pipe.write(json.dumps(line).encode() + b"\n")
             self._pipe.flush()

@@ -17,6 +17,9 @@ from demo.result import Result
 
 ACT_TIMEOUT_S = 1800.0
 LOOK_EVERY_S = 2.0
+REST_S = 5.0
+"""The client rests for so long between two questions while the second training goes on, which shares its cores."""
+
 ANSWERS_OF_SECOND = 4
 """Answers of the new version after which act two ends."""
 
@@ -107,7 +110,8 @@ def second_act(where: ground.Ground, place: example.Place, first: FirstAct, begi
     """Other data under the same recipe, while a client keeps asking."""
     view.heading("Act two: other data, while a client keeps asking")
     messages = [question.message for question in example.questions(example.SECOND)]
-    with asking.Asking(where.kubectl, service_url(), example.ROUTE, messages) as client, view.Watch() as watch:
+    calm = asking.Asking(where.kubectl, service_url(), example.ROUTE, messages, rest_s=REST_S)
+    with calm as client, view.Watch() as watch:
         wait(lambda: client.answers or None, "the client's first answer")
         view.say(f"$ kubectl apply --server-side -f {apply(where, example.SECOND, place).relative_to(ground.ROOT)}")
 
@@ -118,7 +122,7 @@ def second_act(where: ground.Ground, place: example.Place, first: FirstAct, begi
 
         def hurry(finetune: Object | None) -> None:
             if view.progress_of(finetune).get("stage") in ("Publishing", "Finished"):
-                client.set_workers(2)
+                client.hurry(2)
 
         finetune = watch_until_served(where, watch, not_version=first.version, note=note, each=hurry)
         second = finetune["status"]["adapter"]["version"]

@@ -1,8 +1,9 @@
 """Runs in the demo's client pod: asks a chat model and prints one JSON line for each answer.
 
-    ask.py URL MODEL MAX_TOKENS    reads one JSON line after the other from stdin: a list of messages to go round with
-                                   (`questions`), or the number of questions under way at once (`workers`). It goes on
-                                   until stdin ends, and then finishes what it has begun.
+    ask.py URL MODEL MAX_TOKENS    reads one JSON line after the other from stdin: first a list of messages to go round
+                                   with (`questions`), then how to: the number of questions under way at once
+                                   (`workers`), each after so many seconds of rest (`rest_s`). It goes on until stdin
+                                   ends, and then finishes what it has begun.
     ask.py --once URL MODEL MAX_TOKENS    asks each message once, two at a time
 
 An answer is whatever comes back: the status, or what broke. It runs from its text, so it imports nothing of ours.
@@ -27,6 +28,7 @@ printing = threading.Lock()
 taking = threading.Lock()
 wanted = threading.Condition()
 workers = 0
+rest_s = 0.0
 is_over = False
 
 
@@ -69,22 +71,26 @@ def work(number: int, questions: Iterator[str]) -> None:
         line = json.dumps(answer(question))
         with printing:
             print(line, flush=True)
+        with wanted:
+            wanted.wait_for(lambda: is_over or rest_s == 0, timeout=rest_s)
 
 
 def main() -> None:
     """Starts and stops workers as stdin says."""
-    global workers, is_over  # noqa: PLW0603  # the whole state of this small program
+    global workers, rest_s, is_over  # noqa: PLW0603  # the whole state of this small program
     messages: list[str] = json.loads(sys.stdin.readline())["questions"]
     questions = iter(messages) if once else itertools.cycle(messages)
     threads = [threading.Thread(target=work, args=(number, questions)) for number in range(2 if once else 4)]
     for thread in threads:
         thread.start()
-    with wanted:
-        workers = 2 if once else 1
-        wanted.notify_all()
+    if once:
+        with wanted:
+            workers = 2
+            wanted.notify_all()
     for line in sys.stdin:
         with wanted:
-            workers = json.loads(line)["workers"]
+            pace = json.loads(line)
+            workers, rest_s = pace["workers"], pace["rest_s"]
             wanted.notify_all()
     if not once:
         with wanted:

@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).parents[2]
 OPERATOR_NAMESPACE = "loraline-system"
 LEASE = Ref(Kind.LEASE, OPERATOR_NAMESPACE, lease.NAME)
 VERSION = "4c47e0cfb45a"
-LIMIT_S = 90.0
+LIMIT_S = 180.0
 PATIENCE_S: ContextVar[float] = ContextVar("patience_s", default=LIMIT_S)
 """Longest wait of `eventually`, unless it is told another."""
 
@@ -135,7 +135,7 @@ class OperatorProcess:
         assert self.process is not None
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
-        return await asyncio.wait_for(self.process.wait(), 20)
+        return await asyncio.wait_for(self.process.wait(), 60)
 
     async def kill(self) -> None:
         """SIGKILL."""
@@ -343,5 +343,7 @@ class Tenant:
                 return await self.cluster.replace(ref, body, subresource="status")
             except errors.Conflict:
                 return None
+            except errors.NotFound as error:
+                raise PodGone(name) from error
 
         return await eventually(write, f"the status of pod {name} is written")

@@ -45,7 +45,7 @@ async def test_a_kill_after_every_single_write_leads_to_the_same_end(
         """Starts a replica that is killed as soon as it has written once; the next takes the Lease over."""
         died.clear()
         replica = await replicas.start(kubeconfig=config)
-        await asyncio.wait_for(died.wait(), 30)
+        await asyncio.wait_for(died.wait(), harness.LIMIT_S)
         await replica.kill()
         held = await tenant.cluster.get(LEASE)
         if held is not None:  # else it died of its predecessor's last write, told late, before it led

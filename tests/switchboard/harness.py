@@ -119,7 +119,7 @@ class S3:
 
     def await_start(self) -> None:
         """Returns when it listens."""
-        wait_until("versitygw", lambda: listens(self.port), 20)
+        wait_until("versitygw", lambda: listens(self.port), 60)
 
     @property
     def client(self) -> S3Client:

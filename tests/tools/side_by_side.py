@@ -17,17 +17,18 @@ import time
 from collections.abc import Sequence
 
 GRACE_S = 10.0
+LOOK_S = 1.0
 
 
 def start(command: str) -> subprocess.Popen[str]:
-    """Starts a command in a process group of its own."""
+    """Starts a command in a session of its own: there the kernel gives it a share of the cores of its own as well."""
     return subprocess.Popen(
         ["bash", "-euo", "pipefail", "-c", command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        process_group=0,
+        start_new_session=True,
     )
 
 
@@ -54,6 +55,13 @@ def end_all(processes: Sequence[subprocess.Popen[str]]) -> None:
                 process.wait(GRACE_S)
 
 
+def next_of(ended: queue.SimpleQueue[bool]) -> bool:
+    """The next word. A signal that comes just before `get` begins to wait is only handled once that ends."""
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return ended.get(timeout=LOOK_S)
+
+
 def main(jobs: Sequence[str]) -> int:
     """Starts every job and waits for all of them."""
     ended: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -65,7 +73,7 @@ def main(jobs: Sequence[str]) -> int:
     for (name, _), process in zip(named, processes, strict=True):
         threading.Thread(target=show, args=(name, process, ended)).start()
     for _ in processes:
-        if not ended.get():  # interrupted
+        if not next_of(ended):  # interrupted
             end_all(processes)
             return 130
     failed = [name for (name, _), process in zip(named, processes, strict=True) if process.wait() != 0]

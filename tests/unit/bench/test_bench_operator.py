@@ -66,7 +66,7 @@ async def test_a_watch_tells_what_came_after_its_list_to_those_who_selected_it(c
     await create(cluster, "b")
     await cluster.delete(A, pages[0].items[0]["metadata"]["uid"])
     seen = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         async for kind, manifest in cluster.watch(A.kind, labels="team", since=pages[0].version):
             seen.append((kind, manifest["metadata"]["name"]))
             if len(seen) == 2:

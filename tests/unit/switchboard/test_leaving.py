@@ -61,7 +61,7 @@ async def closing(caller: Caller) -> set[bool]:
 
 
 async def drains(registry: Registry, number: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while True:
             if registry.drains == number:
                 return

@@ -82,9 +82,9 @@ def test_two_routes_with_the_same_version_fetch_it_one_after_the_other(tmp_path:
     store = AdapterStore(tmp_path, connect)
     with ThreadPoolExecutor() as threads:
         same = [threads.submit(store.fetch, "aaaaaaaaaaaa", URI) for _ in range(2)]
-        assert begun.acquire(timeout=5)
+        assert begun.acquire(timeout=60)
         assert not begun.acquire(timeout=0.1)
         other = threads.submit(store.fetch, "bbbbbbbbbbbb", URI)
-        assert begun.acquire(timeout=5)
+        assert begun.acquire(timeout=60)
         may_end.set()
         assert [type(fetch.exception()) for fetch in (*same, other)] == [Unavailable] * 3

@@ -73,7 +73,7 @@ def held(worker: Worker, version: str) -> Held:
 
 
 async def turn_until(worker: Worker, holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await worker.turn()
         while not holds():
             await asyncio.sleep(0.01)

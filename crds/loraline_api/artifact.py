@@ -73,9 +73,9 @@ def adapter_prefix(output_uri: str, version: str) -> str:
     return f"{output_uri.rstrip('/')}/adapters/{version}"
 
 
-def run_record_uri(output_uri: str, run_id: str) -> str:
-    """URI of the record by which a run finds its adapter."""
-    return f"{output_uri.rstrip('/')}/runs/{run_id}.json"
+def run_record(run_id: str) -> str:
+    """Path, below the output's URI, of the record by which a run finds its adapter."""
+    return f"runs/{run_id}.json"
 
 
 def file_sha256(path: Path) -> str:

@@ -17,7 +17,7 @@ from faults.kubelet import kubelet
 from faults.plans import Plan
 from faults.play import Arena, Reference, Result
 from faults.proxy import Upstream
-from faults.record import GAP, Recorder
+from faults.record import Recorder
 from harness import operator_process as harness
 from loraline_operator.cluster import Cluster
 
@@ -26,9 +26,6 @@ AT_ONCE = 16
 
 CHEAPER = {"GOGC": "400", "APISERVER_ARGS": "--enable-priority-and-fairness=false --profiling=false"}
 """The API server is what costs most: memory is given for time, and requests of one client need not be fair."""
-
-TURNS = 3
-"""How often a plan is played at most until it can be judged."""
 
 OUTAGES_AT_ONCE = 18
 """Outages at once, beside the other plans: they do nothing but wait."""
@@ -64,11 +61,7 @@ async def learn(arena: Arena, names: Iterable[str], at_once: int) -> tuple[dict[
 
     async def one(name: str) -> tuple[str, Reference, Result]:
         async with slots:
-            for _ in range(TURNS):
-                reference, result = await play.learn(arena, name)
-                if GAP not in result.problems:
-                    break
-            return name, reference, result
+            return name, *await play.learn(arena, name)
 
     found = await asyncio.gather(*(asyncio.create_task(one(name)) for name in names))
     return {name: reference for name, reference, _ in found}, [result for _, _, result in found]
@@ -97,10 +90,7 @@ async def run(
             if time.monotonic() > end:
                 return None
             try:
-                for _ in range(TURNS):
-                    result = await play.play(arena, plan, references[plan.flow])
-                    if GAP not in result.problems:
-                        break
+                result = await play.play(arena, plan, references[plan.flow])
             except Exception as error:  # one plan that cannot be played does not end the others
                 result = Result(plan.id, [f"not played: {error!r:.500}"])
         tell(result)

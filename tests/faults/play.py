@@ -21,12 +21,15 @@ from faults.fork_server import ForkServer
 from faults.mirror import Mirror
 from faults.plans import Fault, Plan, Strike
 from faults.proxy import OUTAGE_S, Proxy, Upstream
-from faults.record import Record, Recorder
+from faults.record import GAP, Record, Recorder
 from faults.stage import Stage
 from harness.operator_process import PATIENCE_S, OperatorProcess, Tenant, eventually
 from loraline_operator import lease
 from loraline_operator.actions import Kind, Ref
 from loraline_operator.cluster import Cluster
+
+TURNS = 3
+"""How often a plan is played at most until it can be judged."""
 
 STEP_LIMIT_S = 120.0
 CONVERGE_S = 30.0
@@ -261,6 +264,15 @@ async def play(arena: Arena, plan: Plan, reference: Reference) -> Result:
 
 
 async def _play(arena: Arena, plan: Plan, reference: Reference | None) -> tuple[Reference, Result]:
+    """Plays a plan until it can be judged, at most TURNS times."""
+    for _ in range(TURNS):
+        reached, result = await _once(arena, plan, reference)
+        if GAP not in result.problems:
+            break
+    return reached, result
+
+
+async def _once(arena: Arena, plan: Plan, reference: Reference | None) -> tuple[Reference, Result]:
     PATIENCE_S.set(STEP_LIMIT_S + max((OUTAGE_S.get(fault, 0.0) for fault in plan.faults), default=0.0))
     result = Result(plan.id)
     started = time.monotonic()

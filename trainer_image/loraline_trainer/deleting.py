@@ -60,7 +60,7 @@ def delete(store: Store, runs: Runs) -> list[str]:
             versions |= {_version(store, path, is_ours=True)}
         else:
             kept |= {_version(store, path, is_ours=False)}
-    store.remove([f"runs/{run_id}.json" for run_id in runs])
+    store.remove([artifact.run_record(run_id) for run_id in runs])
     gone = sorted(version for version in versions - kept if version is not None)
     for version in gone:
         store.remove([f"adapters/{version}/{artifact.MANIFEST}"])

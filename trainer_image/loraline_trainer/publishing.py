@@ -34,26 +34,26 @@ def find(store: Store, run_id: str) -> Published | None:
     Raises:
         InvalidSpec: the run's record is in the way of a new one: it is none, or its adapter is gone.
     """
-    record = store.read(_record(run_id))
+    record = store.read(artifact.run_record(run_id))
     if record is None:
         return None
     try:
         manifest = artifact.AdapterManifest.model_validate_json(record)
     except ValueError as error:
         raise errors.InvalidSpec(
-            f"{store.uri}/{_record(run_id)} is not the record of a run: {first_line(error)}; remove it"
+            f"{store.uri}/{artifact.run_record(run_id)} is not the record of a run: {first_line(error)}; remove it"
         ) from error
     if store.read(_manifest(manifest.version)) is None:
         raise errors.InvalidSpec(
-            f"{store.uri}/{_record(run_id)} names the adapter {manifest.version}, whose manifest is gone; remove that "
-            f"record to train again"
+            f"{store.uri}/{artifact.run_record(run_id)} names the adapter {manifest.version}, whose manifest is gone; "
+            f"remove that record to train again"
         )
     return Published(manifest, artifact.adapter_prefix(store.uri, manifest.version))
 
 
 def check_writable(store: Store, run_id: str) -> None:
     """Raises what publishing would raise for want of rights, before anything is trained."""
-    store.check_writable(_record(run_id))
+    store.check_writable(artifact.run_record(run_id))
 
 
 def manifest_of(
@@ -97,7 +97,7 @@ def publish(store: Store, folder: Path, manifest: artifact.AdapterManifest) -> P
             _check_same(store, path, folder / file.path)
     text = manifest.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode()
     store.create(_manifest(manifest.version), text)
-    while not store.create(_record(manifest.run_id), text):
+    while not store.create(artifact.run_record(manifest.run_id), text):
         first = find(store, manifest.run_id)
         if first is not None:  # else the record was removed just now
             log.info("run %s has the adapter %s already", manifest.run_id, first.manifest.version)
@@ -115,7 +115,3 @@ def _check_same(store: Store, path: str, file: Path) -> None:
 
 def _manifest(version: str) -> str:
     return f"adapters/{version}/{artifact.MANIFEST}"
-
-
-def _record(run_id: str) -> str:
-    return f"runs/{run_id}.json"

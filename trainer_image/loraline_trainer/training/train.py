@@ -106,7 +106,7 @@ def train(
         saver = None if saving is None else Saver(saving, trainer, watch, stopper, resumed)
         called: list[transformers.TrainerCallback | None] = [watch, stopper, *observers, saver]
         if isinstance(trainer, EngineTrainer) and drive is not None:
-            trainer.passes, trainer.world = passes_of(drive, model, loaded, tracker), world
+            trainer.passes = passes_of(drive, model, loaded, tracker)
             on_host = OnHost(drive.engine) if drive.may_move_embeddings(training) else None
             called = [stopper, *observers, on_host, Reporter(trainer, watch, saver)]
         steps = trainer.go_on(resumed, called)  # a step is saved after it was judged

@@ -50,6 +50,8 @@ def build(
         packing=training.packing,
         short=short_pass.of(model, loaded) if world.size == 1 else None,
     )
+    if isinstance(trainer, EngineTrainer):
+        trainer.world = world
     if world.rank:
         transformers.set_seed(training.seed + world.rank)  # or all would drop the same places of different rows
     return trainer

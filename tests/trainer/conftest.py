@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +11,6 @@ import pytest
 from cluster import fixture
 from tools import tiny_model
 from trainer.builders import BUCKET, Pod, sums
-
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as the program sets it: threads that spin are slow on a busy machine
-os.environ["OMP_NUM_THREADS"] = "1"  # two that wait for each other at every product starve beside other lanes
 
 
 @pytest.fixture(scope="session")

@@ -38,9 +38,9 @@ demo-down: ## Remove the demo's cluster, or with CONTEXT=name what the demo made
 # Three lanes for two cores, as most of them wait more than they compute; more of them starve each other. The chain has
 # one to itself from the beginning: it is the longest, and what computes in its pods fills what the others leave.
 CODE_LANE = ruff check . && ruff format --check . && mypy $(PYTHON_CODE) && lint-imports && pytest tests/unit tests/argocd
-MODEL_LANE = pytest tests/trainer
+MODEL_LANE = pytest tests/trainer tests/switchboard
 CHAIN_LANE = tests/images/build.sh && pytest tests/e2e
-CLUSTER_LANE = pytest tests/switchboard tests/cluster tests/faults
+CLUSTER_LANE = pytest tests/cluster tests/faults
 # One thread for a product in the lanes: two that wait for each other starve beside the others.
 LANES = export PATH="$$dev/bin:$$PATH" OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE; python tests/tools/side_by_side.py
 
@@ -50,7 +50,7 @@ test: parts ## Run everything, on the built-in cluster (Linux, root; CHANGES=20 
 		"code=$(CODE_LANE) tests/api tests/operator && $(CLUSTER_LANE)"
 
 check: parts ## Run what needs neither root nor a cluster: style, types, layers, unit tests, trainer and switchboard.
-	@$(DEV); $(LANES) "code=$(CODE_LANE)" "models=$(MODEL_LANE) tests/switchboard"
+	@$(DEV); $(LANES) "code=$(CODE_LANE)" "models=$(MODEL_LANE)"
 
 parts:
 	@for part in dev vllm tools argocd; do tests/tools/setup.sh $$part >/dev/null; done

@@ -91,13 +91,14 @@ async def create_steadily(upstream: Upstream, prefix: str, count: int, per_s: fl
 
 
 class Watch:
-    """Notes when each object of a kind was first seen in the state that is waited for."""
+    """Notes when each object of a kind was first seen in the state that is waited for; of those with a prefix alone."""
 
-    def __init__(self, upstream: Upstream, path: str, key: str) -> None:
+    def __init__(self, upstream: Upstream, path: str, key: str, prefix: str) -> None:
         self.times: dict[str, float] = {}
         self._upstream = upstream
         self._path = path
         self._key = key
+        self._prefix = f"{prefix}-"
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -125,7 +126,9 @@ class Watch:
             async for line in lines(answer.content):
                 item = json.loads(line)["object"]
                 name = _finetune_of(item)
-                if name is not None and name not in self.times and _has(item, self._key):
+                if name is None or name in self.times or not name.startswith(self._prefix):
+                    continue
+                if _has(item, self._key):
                     self.times[name] = time.monotonic()
 
 

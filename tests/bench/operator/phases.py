@@ -106,7 +106,7 @@ async def burst(plant: Plant, operator: Operator, prefix: str, count: int) -> di
     """New objects that wait when the operator starts: from its first Job to the last status."""
     with plant.without_controllers():
         await load.create_all(plant.upstream, prefix, count)
-        jobs, told = Watch(plant.upstream, JOBS, "job"), Watch(plant.upstream, load.PATH, "told")
+        jobs, told = (Watch(plant.upstream, path, key, prefix) for path, key in ((JOBS, "job"), (load.PATH, "told")))
         await asyncio.gather(jobs.start(), told.start())
         async with operator.running():
             await jobs.until(1, BURST_LIMIT_S)
@@ -163,7 +163,7 @@ async def _until_idle(operator: Operator, started: float) -> float:
 
 async def latency(plant: Plant, operator: Operator, prefix: str, count: int, per_s: float) -> dict[str, Any]:
     """From the API server's word that a fine-tune is there to its Job, at a steady rate."""
-    jobs = Watch(plant.upstream, JOBS, "job")
+    jobs = Watch(plant.upstream, JOBS, "job", prefix)
     await jobs.start()
     async with operator.running():
         await asyncio.sleep(5)

@@ -38,7 +38,7 @@ async def test_a_switchboard_that_starts_again_takes_over_what_vllm_holds(
     switchboard.program.kill()
     switchboard.wants(route("tickets", second, serving=second))
     switchboard.program.start()
-    harness.wait_until("the switchboard", lambda: harness.listens(switchboard.port), 120)
+    harness.wait_until("the switchboard", lambda: harness.listens(switchboard.port), 60)
     await switchboard.serves(route("tickets", second, serving=second))
     await until(switchboard, lambda _: not (switchboard.adapters / first.version).exists())
     assert (await switchboard.ask("tickets"))[1]["x-loraline-version"] == second.version
@@ -54,7 +54,7 @@ async def test_a_vllm_that_hangs_fails_its_liveness_and_once_started_again_every
     (proved,) = (await switchboard.state()).versions
     assert (await switchboard.get("/engine/health"))[0] == 200
     vllm.program.signal(signal.SIGSTOP)
-    state = await until(switchboard, lambda state: not state.ready, timeout_s=120)
+    state = await until(switchboard, lambda state: not state.ready, timeout_s=60)
     assert state.message == "vLLM gave no token for 12 s: it is started again"
     assert (await switchboard.get("/engine/health"))[0] == 503
     vllm.program.kill()

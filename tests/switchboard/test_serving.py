@@ -181,7 +181,7 @@ async def test_a_caller_that_goes_away_is_not_answered_any_longer(
     await begun.wait()
     assert [item.in_flight for item in (await switchboard.state()).versions] == [1]
     stream.cancel()
-    await until(switchboard, lambda state: [item.in_flight for item in state.versions] == [0], timeout_s=10)
+    await until(switchboard, lambda state: [item.in_flight for item in state.versions] == [0], timeout_s=2)
 
 
 async def test_an_unknown_model_is_told_what_is_served(

@@ -70,7 +70,17 @@ def adapter_version(digests: Mapping[str, str]) -> str:
 
 def adapter_prefix(output_uri: str, version: str) -> str:
     """URI of the adapter's folder below the output's URI."""
-    return f"{output_uri.rstrip('/')}/adapters/{version}"
+    return f"{output_uri.rstrip('/')}/{adapter_folder(version)}"
+
+
+def adapter_folder(version: str) -> str:
+    """Path, below the output's URI, of an adapter's folder."""
+    return f"adapters/{version}"
+
+
+def adapter_manifest(version: str) -> str:
+    """Path, below the output's URI, of an adapter's manifest, which is written last and removed first."""
+    return f"{adapter_folder(version)}/{MANIFEST}"
 
 
 def run_record(run_id: str) -> str:

@@ -63,8 +63,8 @@ def delete(store: Store, runs: Runs) -> list[str]:
     store.remove([artifact.run_record(run_id) for run_id in runs])
     gone = sorted(version for version in versions - kept if version is not None)
     for version in gone:
-        store.remove([f"adapters/{version}/{artifact.MANIFEST}"])
-        store.remove(store.paths(f"adapters/{version}"))
+        store.remove([artifact.adapter_manifest(version)])
+        store.remove(store.paths(artifact.adapter_folder(version)))
     for run_id in runs:
         store.remove(store.paths(f"checkpoints/{run_id}"))
     return gone

@@ -34,19 +34,20 @@ def find(store: Store, run_id: str) -> Published | None:
     Raises:
         InvalidSpec: the run's record is in the way of a new one: it is none, or its adapter is gone.
     """
-    record = store.read(artifact.run_record(run_id))
+    path = artifact.run_record(run_id)
+    record = store.read(path)
     if record is None:
         return None
     try:
         manifest = artifact.AdapterManifest.model_validate_json(record)
     except ValueError as error:
         raise errors.InvalidSpec(
-            f"{store.uri}/{artifact.run_record(run_id)} is not the record of a run: {first_line(error)}; remove it"
+            f"{store.uri}/{path} is not the record of a run: {first_line(error)}; remove it"
         ) from error
-    if store.read(_manifest(manifest.version)) is None:
+    if store.read(artifact.adapter_manifest(manifest.version)) is None:
         raise errors.InvalidSpec(
-            f"{store.uri}/{artifact.run_record(run_id)} names the adapter {manifest.version}, whose manifest is gone; "
-            f"remove that record to train again"
+            f"{store.uri}/{path} names the adapter {manifest.version}, whose manifest is gone; remove that record to "
+            f"train again"
         )
     return Published(manifest, artifact.adapter_prefix(store.uri, manifest.version))
 
@@ -92,11 +93,11 @@ def publish(store: Store, folder: Path, manifest: artifact.AdapterManifest) -> P
         InvalidSpec: a file of the adapter's name is there with another content.
     """
     for file in manifest.files:
-        path = f"adapters/{manifest.version}/{file.path}"
+        path = f"{artifact.adapter_folder(manifest.version)}/{file.path}"
         if not store.create(path, folder / file.path):
             _check_same(store, path, folder / file.path)
     text = manifest.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode()
-    store.create(_manifest(manifest.version), text)
+    store.create(artifact.adapter_manifest(manifest.version), text)
     while not store.create(artifact.run_record(manifest.run_id), text):
         first = find(store, manifest.run_id)
         if first is not None:  # else the record was removed just now
@@ -111,7 +112,3 @@ def _check_same(store: Store, path: str, file: Path) -> None:
         raise errors.InvalidSpec(
             f"{store.uri}/{path} holds other bytes than its version says, so it was changed by hand; remove it"
         )
-
-
-def _manifest(version: str) -> str:
-    return f"adapters/{version}/{artifact.MANIFEST}"

@@ -110,8 +110,10 @@ def second_act(where: ground.Ground, place: example.Place, first: FirstAct, begi
     """Other data under the same recipe, while a client keeps asking."""
     view.heading("Act two: other data, while a client keeps asking")
     messages = [question.message for question in example.questions(example.SECOND)]
-    calm = asking.Asking(where.kubectl, service_url(), example.ROUTE, messages, rest_s=REST_S)
-    with calm as client, view.Watch() as watch:
+    with (
+        asking.Asking(where.kubectl, service_url(), example.ROUTE, messages, rest_s=REST_S) as client,
+        view.Watch() as watch,
+    ):
         wait(lambda: client.answers or None, "the client's first answer")
         view.say(f"$ kubectl apply --server-side -f {apply(where, example.SECOND, place).relative_to(ground.ROOT)}")
 

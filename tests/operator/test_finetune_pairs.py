@@ -6,6 +6,7 @@ Every pair from every state is played in memory in tests/unit/operator/test_plan
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from harness.operator_process import PodGone, Tenant, eventually
 from loraline_api import run as api_run
 from loraline_api.finetune import LoraFineTuneStatus
-from loraline_operator import errors, naming, observed
+from loraline_operator import naming, observed
 from loraline_operator.actions import Kind, Manifest
 
 pytestmark = pytest.mark.usefixtures("operator")
@@ -137,10 +138,8 @@ class Subject:
         async for pod in pods:
             if pod["status"]["phase"] in ("Succeeded", "Failed"):
                 continue
-            try:
+            with contextlib.suppress(PodGone):  # the Job controller was quicker
                 await self.tenant.end_this(pod, code)
-            except (PodGone, errors.NotFound):
-                continue  # the Job controller was quicker
 
 
 def wanted_run(manifest: Manifest) -> str:

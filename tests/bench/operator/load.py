@@ -125,10 +125,8 @@ class Watch:
         async with self._upstream.request("GET", path) as answer:
             async for line in lines(answer.content):
                 item = json.loads(line)["object"]
-                name = _finetune_of(item)
-                if name is None or name in self.times or not name.startswith(self._prefix):
-                    continue
-                if _has(item, self._key):
+                name = _finetune_of(item) or ""
+                if name.startswith(self._prefix) and name not in self.times and _has(item, self._key):
                     self.times[name] = time.monotonic()
 
 

@@ -106,7 +106,8 @@ async def burst(plant: Plant, operator: Operator, prefix: str, count: int) -> di
     """New objects that wait when the operator starts: from its first Job to the last status."""
     with plant.without_controllers():
         await load.create_all(plant.upstream, prefix, count)
-        jobs, told = (Watch(plant.upstream, path, key, prefix) for path, key in ((JOBS, "job"), (load.PATH, "told")))
+        jobs = Watch(plant.upstream, JOBS, "job", prefix)
+        told = Watch(plant.upstream, load.PATH, "told", prefix)
         await asyncio.gather(jobs.start(), told.start())
         async with operator.running():
             await jobs.until(1, BURST_LIMIT_S)

@@ -27,7 +27,7 @@ where = urllib.parse.urlsplit(url)
 printing = threading.Lock()
 taking = threading.Lock()
 wanted = threading.Condition()
-workers = 0
+workers = 2 if once else 0
 rest_s = 0.0
 is_over = False
 
@@ -83,10 +83,6 @@ def main() -> None:
     threads = [threading.Thread(target=work, args=(number, questions)) for number in range(2 if once else 4)]
     for thread in threads:
         thread.start()
-    if once:
-        with wanted:
-            workers = 2
-            wanted.notify_all()
     for line in sys.stdin:
         with wanted:
             pace = json.loads(line)

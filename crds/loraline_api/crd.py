@@ -13,7 +13,8 @@ import yaml
 
 from loraline_api import GROUP, VERSION
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
-from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus
+from loraline_api.finetune import LoraFineTuneSpec
+from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_api.model import ApiModel
 from loraline_api.schema import structural_schema
 

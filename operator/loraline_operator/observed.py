@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from loraline_api.conditions import Reason
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
-from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus
+from loraline_api.finetune import LoraFineTuneSpec
+from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_api.model import ApiModel, StatusModel
 from loraline_operator.actions import Kind, Manifest, Ref
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
-from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus
+from loraline_api.finetune import LoraFineTuneSpec
+from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_operator import (
     observe_deployment,
     observe_finetune,

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from loraline_api.conditions import Reason
-from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus, RunRef, Waiting
+from loraline_api.finetune import LoraFineTuneSpec
+from loraline_api.finetune_status import LoraFineTuneStatus, RunRef, Waiting
 from loraline_operator import plan_defaults, plan_estimate, plan_gpu_line, plan_policy
 from loraline_operator.actions import Action
 from loraline_operator.plan_conditions import Phase

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loraline_api.conditions import Reason
-from loraline_api.finetune import LoraFineTuneStatus
+from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_api.progress import CheckpointProgress, Progress
 from loraline_operator.actions import Event
 

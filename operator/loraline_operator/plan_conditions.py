@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from loraline_api import conditions as api_conditions
 from loraline_api.conditions import Conditions, ConditionStatus, ConditionType, Reason
-from loraline_api.finetune import Display, LoraFineTuneStatus
+from loraline_api.finetune_status import Display, LoraFineTuneStatus
 from loraline_api.progress import Progress, Stage
 from loraline_operator.actions import Event
 

@@ -10,7 +10,8 @@ from datetime import datetime
 
 from loraline_api import conditions as api_conditions
 from loraline_api.conditions import ConditionType, Reason
-from loraline_api.finetune import LoraFineTuneSpec, LoraFineTuneStatus, RunRef
+from loraline_api.finetune import LoraFineTuneSpec
+from loraline_api.finetune_status import LoraFineTuneStatus, RunRef
 from loraline_api.policy import ALLOW_ALL, Policy
 from loraline_operator.actions import Action
 from loraline_operator.observed import FineTuneObject

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from loraline_api import artifact
 from loraline_api.conditions import Reason
-from loraline_api.finetune import LoraFineTuneStatus
+from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_operator import manifests_cleanup, naming, plan_attempt, plan_cleanup
 from loraline_operator.actions import Action, Create, Delete, Event, Kind, Plan, Ref
 from loraline_operator.manifests_cleanup import RunToDelete

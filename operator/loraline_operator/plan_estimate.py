@@ -7,7 +7,8 @@ Only the least that any fine-tune of the model takes refuses a card; the comfort
 from __future__ import annotations
 
 from loraline_api import known_models
-from loraline_api.finetune import Estimate, LoraFineTuneSpec
+from loraline_api.finetune import LoraFineTuneSpec
+from loraline_api.finetune_status import Estimate
 from loraline_api.gpus import Gpu
 from loraline_api.memory import GIB, Activations
 from loraline_api.policy import Policy

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from loraline_api import conditions as api_conditions
 from loraline_api import run as api_run
 from loraline_api.conditions import ConditionType, Reason
-from loraline_api.finetune import LoraFineTuneStatus, RunRecord, RunRef
+from loraline_api.finetune_status import LoraFineTuneStatus, RunRecord, RunRef
 from loraline_api.policy import ALLOW_ALL, Policy
 from loraline_api.run import Run
 from loraline_operator import (

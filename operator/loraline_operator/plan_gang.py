@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from loraline_api.conditions import Reason
-from loraline_api.finetune import RunRef
+from loraline_api.finetune_status import RunRef
 from loraline_operator import manifests_gang, naming, plan_attempt, plan_result
 from loraline_operator.actions import Action, Create, Delete, Kind, Ref
 from loraline_operator.observed import FineTuneObject

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loraline_api.finetune import Waiting
+from loraline_api.finetune_status import Waiting
 from loraline_operator import plan_policy
 from loraline_operator.observed_claims import Claim
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from loraline_api.conditions import Reason
-from loraline_api.finetune import MAX_HISTORY, AdapterRef, LoraFineTuneStatus, RunRecord, RunRef
+from loraline_api.finetune_status import MAX_HISTORY, AdapterRef, LoraFineTuneStatus, RunRecord, RunRef
 from loraline_api.outcome import MAX_MESSAGE_CHARS
 from loraline_api.progress import Progress, Stage
 from loraline_operator.plan_attempt import Verdict

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from loraline_api.conditions import Reason
-from loraline_api.finetune import RunRef
+from loraline_api.finetune_status import RunRef
 from loraline_api.progress import Progress
 from loraline_operator import plan_checkpoint, plan_gang, plan_queue, plan_result
 from loraline_operator.actions import Action, Kind, Patch, Ref

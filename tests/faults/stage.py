@@ -10,7 +10,7 @@ from faults.switchboards import Switchboards
 from harness.operator_process import Tenant, eventually
 from loraline_api import conditions
 from loraline_api.conditions import ConditionType, Reason
-from loraline_api.finetune import LoraFineTuneStatus
+from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_operator import naming
 from loraline_operator.actions import Kind, Manifest
 

@@ -23,7 +23,7 @@ from cluster import fixture
 from harness.door import Door
 from loraline_api import conditions
 from loraline_api.conditions import ConditionType
-from loraline_api.finetune import LoraFineTuneStatus
+from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_api.outcome import Outcome
 from loraline_operator import errors, lease, naming, observed, observed_finetune
 from loraline_operator.actions import Kind, Manifest, Ref

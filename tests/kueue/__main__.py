@@ -22,7 +22,7 @@ from harness import operator_process as harness
 from harness.operator_process import OperatorProcess, Tenant, eventually
 from kueue import controller
 from kueue.controller import Kueue
-from loraline_api.finetune import LoraFineTuneStatus
+from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_operator import naming
 from loraline_operator.actions import Kind, Manifest
 from loraline_operator.cluster import Cluster

@@ -15,7 +15,7 @@ import pytest
 
 from harness.operator_process import PodGone, Tenant, eventually
 from loraline_api import run as api_run
-from loraline_api.finetune import LoraFineTuneStatus
+from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_operator import naming, observed
 from loraline_operator.actions import Kind, Manifest
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loraline_api import crd, finetune, schema
+from loraline_api import crd, finetune, finetune_status, schema
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -46,7 +46,7 @@ def test_a_default_of_an_object_is_empty_so_that_its_fields_fill_themselves() ->
 
 
 def test_a_status_has_no_defaults_as_it_keeps_what_was_written() -> None:
-    node = schema.structural_schema(finetune.LoraFineTuneStatus, with_defaults=False)
+    node = schema.structural_schema(finetune_status.LoraFineTuneStatus, with_defaults=False)
     assert [path for path, field in _fields(node, "status") if "default" in field] == []
 
 

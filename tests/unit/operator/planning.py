@@ -6,7 +6,7 @@ from datetime import datetime
 
 from loraline_api import conditions, run
 from loraline_api.conditions import ConditionType
-from loraline_api.finetune import LoraFineTuneStatus
+from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_api.policy import ALLOW_ALL, Policy
 from loraline_operator import naming, plan_finetune
 from loraline_operator.actions import Action, Kind, Plan

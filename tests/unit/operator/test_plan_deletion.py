@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loraline_api.conditions import ConditionType
-from loraline_api.finetune import LoraFineTuneStatus
+from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_operator import naming, observed_finetune
 from loraline_operator.actions import Create, Kind, Plan
 from loraline_operator.observed_finetune import Job, ObservedFineTune, Pod

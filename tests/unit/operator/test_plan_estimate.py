@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from loraline_api.finetune import Estimate, LoraFineTuneSpec
+from loraline_api.finetune import LoraFineTuneSpec
+from loraline_api.finetune_status import Estimate
 from loraline_api.gpus import BUILT_IN
 from loraline_api.policy import Policy
 from loraline_operator import plan_estimate

@@ -10,7 +10,7 @@ import pytest
 
 from loraline_api import conditions
 from loraline_api.conditions import ConditionType, Reason
-from loraline_api.finetune import LoraFineTuneStatus
+from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_api.outcome import ExitCode, MetricResult
 from loraline_api.progress import Progress, Stage
 from loraline_operator import naming

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from loraline_api.finetune import MAX_HISTORY
+from loraline_api.finetune_status import MAX_HISTORY
 from loraline_operator import naming
 from unit.operator.world import World
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from loraline_api.conditions import ConditionStatus, Reason
 from loraline_api.deployment import AdapterDeploymentStatus
-from loraline_api.finetune import AdapterRef, LoraFineTuneStatus
+from loraline_api.finetune_status import AdapterRef, LoraFineTuneStatus
 from loraline_api.preflight import Verdict
 from loraline_api.probe import ProbeAnswer
 from loraline_api.routing import TABLE_KEY, RouteState, RoutingTable, SwitchboardState, VersionPhase, VersionState

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import random
 import secrets
 import socket
 import subprocess
@@ -22,6 +23,9 @@ HERE = Path(__file__).resolve().parent
 SETUP = HERE.parent / "tools" / "setup.sh"
 IMAGES = HERE.parent / "images"
 S3_START_S = 60.0  # it takes 0.3 s; the rest is for a machine that is busy with other things
+
+PORTS = range(10_000, 30_000)
+"""Below the ports of Kubernetes' node port Services, and below those from which Linux takes one for each connection."""
 
 
 class FixtureError(Exception):
@@ -165,11 +169,12 @@ def kueue() -> Path:
 
 
 def free_port() -> int:
-    """Returns a port of 127.0.0.1 on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Returns a port of 127.0.0.1 on which nobody listens, and which no outgoing connection gets in the meantime."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager

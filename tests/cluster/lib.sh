@@ -93,10 +93,17 @@ await() { # await WHAT COMMAND...: until it succeeds, at most a minute, or until
 
 free_ports() { # free_ports N [FIRST]: N free ports of 127.0.0.1, the first one as given
   python3 -c '
-import socket, sys
+import random, socket, sys
 count, first = int(sys.argv[1]), sys.argv[2]
 sockets = [socket.socket() for _ in range(count)]
+ports = random.sample(range(10_000, 30_000), 1000)  # none that Linux gives to a connection meanwhile
 for i, s in enumerate(sockets):
-    s.bind(("127.0.0.1", int(first) if first and i == 0 else 0))
+    while True:
+        try:
+            s.bind(("127.0.0.1", int(first) if first and i == 0 else ports.pop()))
+            break
+        except OSError:
+            if first and i == 0:
+                raise
 print(*(s.getsockname()[1] for s in sockets))' "$1" "${2:-}"
 }

@@ -26,7 +26,7 @@ from loraline_api.finetune import Checkpoint
 from loraline_api.outcome import ExitCode
 from soak import process
 from tools import tiny_model
-from trainer.builders import BUCKET, SMALL, Pod, free_port, recipe, sums
+from trainer.builders import BUCKET, SMALL, Pod, recipe, sums
 
 STEPS = 60
 TRAINING = {**SMALL["training"], "maxSteps": STEPS, "microBatchSize": 4}
@@ -79,7 +79,7 @@ class Soak:
         pod = Pod(self._folder / name, self._base, self._server)
         pod.holding(recipe(self._server.endpoint, output=output, **KINDS[kind]), sums())
         while True:
-            port = free_port()
+            port = fixture.free_port()
             checkpoint = Checkpoint(interval=self._dice.randint(1, 12), keep=self._dice.randint(1, 3))
             started = PROCESSES.Process(target=process.attempt, args=(pod.root, port, checkpoint))
             started.start()

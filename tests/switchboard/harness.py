@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import boto3
 
+from cluster.fixture import free_port
 from loraline_api import artifact
 from loraline_api.artifact import AdapterFile, AdapterManifest, BaseModelIdentity
 from loraline_api.routing import Route, RouteVersion, RoutingTable, SwitchboardState, VersionPhase
@@ -43,13 +44,6 @@ def setup(what: str) -> Path:
     """The path that tests/tools/setup.sh prints for a part."""
     done = subprocess.run([ROOT / "tests/tools/setup.sh", what], check=True, stdout=subprocess.PIPE, text=True)
     return Path(done.stdout.splitlines()[-1])
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(what: str, holds: Callable[[], bool], timeout_s: float, look_s: float = 0.1) -> None:

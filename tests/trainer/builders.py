@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ class Pod:
 
     def attempt(self, **settings: Any) -> outcome.Outcome:
         """Makes an attempt with these `Settings`; its termination message, whose exit code is the program's."""
-        code = job.main(Settings(**settings), self.root, free_port())
+        code = job.main(Settings(**settings), self.root, fixture.free_port())
         told = outcome.parse_outcome(self.at(pods.TERMINATION_LOG).read_text())
         assert told is not None
         assert told.exit_code == code
@@ -80,13 +79,6 @@ class Pod:
         """Folder and manifest of the adapter that an outcome names."""
         folder = self.s3.data / BUCKET / "team" / "adapters" / str(told.version)
         return folder, AdapterManifest.model_validate_json((folder / "manifest.json").read_text())
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def sums() -> str:

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from cluster.fixture import free_port
 from loraline_api import outcome, pods
 from loraline_api.outcome import ExitCode, Outcome
-from trainer.builders import SMALL, Pod, free_port, recipe
+from trainer.builders import SMALL, Pod, recipe
 from trainer.interrupting import interrupted, output, steps, uninterrupted
 
 ROOT = Path(__file__).resolve().parents[2]

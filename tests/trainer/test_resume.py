@@ -23,7 +23,7 @@ from loraline_trainer.evaluation.scores import Scores
 from loraline_trainer.progress import Tracker
 from loraline_trainer.storage import stores
 from loraline_trainer.storage.retries import Patience
-from trainer.builders import BUCKET, SMALL, Pod, free_port
+from trainer.builders import BUCKET, SMALL, Pod
 from trainer.interrupting import (
     at_each_step,
     checkpoints,
@@ -128,7 +128,7 @@ def test_an_attempt_that_dies_after_training_does_not_train_again(
 def test_s3_that_is_down_costs_checkpoints_and_not_the_run(
     tmp_path: Path, base: Path, lines: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder, port = tmp_path / "s3", free_port()
+    folder, port = tmp_path / "s3", fixture.free_port()
     impatient = functools.partial(stores.S3Store, patience=Patience(limit_s=0.2, first_s=0.1))
     monkeypatch.setattr(stores, "S3Store", impatient)
     with contextlib.ExitStack() as running:

@@ -12,7 +12,7 @@ from loraline_trainer import errors
 from loraline_trainer.storage import s3 as s3_storage
 from loraline_trainer.storage import stores
 from loraline_trainer.storage.retries import Patience
-from trainer.builders import BUCKET, free_port
+from trainer.builders import BUCKET
 
 SHORT = Patience(limit_s=0.3, first_s=0.1)
 
@@ -57,7 +57,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 def test_an_endpoint_that_is_down_is_asked_again_and_then_told(s3: fixture.S3Server, tmp_path: Path) -> None:
-    endpoint = f"http://127.0.0.1:{free_port()}"
+    endpoint = f"http://127.0.0.1:{fixture.free_port()}"
     patience = Patience(limit_s=10, sleep=lambda pause: None, clock=lambda: 0.0)  # pauses of 1, 2, 4 and 8 s
     store = stores.S3Store(f"s3://{BUCKET}/team", access(s3, tmp_path, endpoint), patience)
     with pytest.raises(errors.StorageUnavailable) as caught:
@@ -67,7 +67,7 @@ def test_an_endpoint_that_is_down_is_asked_again_and_then_told(s3: fixture.S3Ser
 
 
 def test_an_outage_that_ends_in_time_is_survived(tmp_path: Path) -> None:
-    folder, port = tmp_path / "s3", free_port()
+    folder, port = tmp_path / "s3", fixture.free_port()
     with fixture.s3_server(folder, port) as server:
         (server.data / "bucket").mkdir()
         (server.data / "bucket" / "x").write_bytes(b"data")

@@ -77,21 +77,33 @@ def _sizes(text: str) -> list[int]:
 
 
 async def _measure(who: str, server: str, size: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """All phases of one operator at one size, on an API server of its own."""
+    """All phases of one operator at one size, on API servers of its own.
+
+    The latency is measured twice on the real one: with nothing beside operator and API server, and beside Kubernetes'
+    controllers, which then make and run the pods on the same cores.
+    """
     found: dict[str, Any] = {}
-    async with PLANTS[server](folder) as plant:
-        operator, requests = _operator(who, folder)
+    operator, requests = _operator(who, folder)
+    async with PLANTS[server](_made(folder / "alone")) as plant:
         found["burst"] = await phases.burst(plant, operator, "burst", size)
         with plant.without_controllers():
             changed = functools.partial(_changed, await _versions())
             found["restart"] = await phases.restart(plant, operator, size, changed)
+            if size == LATENCY_OBJECTS:
+                found["latency"] = await phases.latency(plant, operator, "rate", LATENCY_OBJECTS, LATENCY_PER_S)
         if who == "ours" and await _let_run(plant, operator, size, options.running_s):
             found["steady"] = await phases.steady(plant, operator, size, options.steady_s, requests)
             changed = functools.partial(_changed, await _versions())
             found["restartRunning"] = await phases.restart(plant, operator, size, changed)
-        if size == LATENCY_OBJECTS:
-            found["latency"] = await phases.latency(plant, operator, "rate", LATENCY_OBJECTS, LATENCY_PER_S)
+    if size == LATENCY_OBJECTS and server == "real":
+        async with PLANTS[server](_made(folder / "beside")) as plant:
+            found["latencyBeside"] = await phases.latency(plant, operator, "rate", LATENCY_OBJECTS, LATENCY_PER_S)
     return found
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 async def _let_run(plant: Plant, operator: Operator, size: int, limit_s: float) -> bool:

@@ -21,6 +21,8 @@ from urllib.parse import parse_qsl
 
 from pydantic_core import from_json, to_json
 
+from loraline_api.crd import UNSEEN
+
 Object = dict[str, Any]
 
 GROUPS = {
@@ -31,6 +33,9 @@ GROUPS = {
     "apiextensions.k8s.io": ("v1", {"customresourcedefinitions": "CustomResourceDefinition"}),
     "loraline.dev": ("v1alpha1", {"lorafinetunes": "LoraFineTune", "adapterdeployments": "AdapterDeployment"}),
 }
+OURS = ("lorafinetunes", "adapterdeployments")
+"""Kinds that have a status of their own, and one from the beginning."""
+
 VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 MAX_WAITING_BYTES = 64 << 20
 
@@ -222,7 +227,7 @@ class Connection(asyncio.Protocol):
             new = {**given, "metadata": {**old["metadata"], **given["metadata"]}}
         if place.subresource == "status":
             new = {**old, "status": new.get("status")}
-        elif place.plural in ("lorafinetunes", "adapterdeployments") and "status" in old:
+        elif place.plural in OURS and "status" in old:
             new = {**new, "status": old["status"]}
         changes = new.get("spec") != old.get("spec")
         new["metadata"] = {**new["metadata"], "generation": old["metadata"]["generation"] + changes}
@@ -236,6 +241,8 @@ class Connection(asyncio.Protocol):
             return 409, {"kind": "Status", "code": 409, "reason": "AlreadyExists", "message": message}
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         metadata |= {"namespace": place.namespace, "uid": str(uuid.uuid4()), "creationTimestamp": now, "generation": 1}
+        if place.plural in OURS:
+            body["status"] = dict(UNSEEN)
         return 201, self._store.put(place, body, None)
 
 

@@ -44,6 +44,7 @@ def _row(run: Run) -> dict[str, Any]:
         "perSecond": burst["perSecond"],
         "operatorCpuMsPerObject": burst["operatorCpuMsPerObject"],
         "apiServerCpuMsPerObject": round(api_server_cpu_s(used) / burst["measured"] * 1000, 2),
+        "toldPerSecond": burst["toldPerSecond"],
         "operatorAlonePerSecond": burst["perCoreSecond"],
         "coresOfOperator": round(used["operator"] / burst["seconds"], 2),
         "coresOfApiServer": round(api_server_cpu_s(used) / burst["seconds"], 2),
@@ -51,8 +52,9 @@ def _row(run: Run) -> dict[str, Any]:
         "restartWrites": run["restart"]["writes"],
         "restartMemoryMb": run["restart"]["memoryMb"],
     }
-    if "latency" in run:
-        row["p50Seconds"], row["p99Seconds"] = run["latency"]["p50Seconds"], run["latency"]["p99Seconds"]
+    for phase in ("latency", "latencyBeside"):
+        if phase in run:
+            row[phase] = {key: run[phase][key] for key in ("p50Seconds", "p99Seconds")}
     if "restartRunning" in run:
         row["restartRunning"] = {key: run["restartRunning"][key] for key in ("seconds", "writes", "memoryMb")}
     if "steady" in run:

@@ -78,6 +78,7 @@ async def test_a_watch_tells_what_came_after_its_list_to_those_who_selected_it(c
 def a_run(operator: str, size: int, memory_mb: float, cpu_s: float) -> dict[str, Any]:
     used = {"operator": cpu_s, "kube-apiserver": 6.0, "etcd": 2.0, "kwok": 50.0}
     rates = {"perSecond": size / 10, "perCoreSecond": size / cpu_s, "operatorCpuMsPerObject": cpu_s / size * 1000}
+    rates["toldPerSecond"] = size / 8
     burst = {"measured": size, "seconds": 10.0, "cpuSeconds": used, **rates}
     restart = {"seconds": 1.0, "writes": 0, "memoryMb": memory_mb}
     return {"operator": operator, "apiServer": "real", "size": size, "burst": burst, "restart": restart}

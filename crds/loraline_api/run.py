@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from pydantic import Field
@@ -55,6 +56,7 @@ class Run(StatusModel):
     data_digests: dict[str, str] = Field(default={}, description="sha256 of configmap:// data, by part of the dataset.")
     restart: str | None = Field(default=None, description="Value of the annotation loraline.dev/restart.")
 
+    @cached_property
     def inputs(self) -> dict[str, Any]:
         """What the id is hashed from: all but the id, the names and what trains nothing."""
         inputs = self.model_dump(mode="json", by_alias=True, exclude={"id", "name", "namespace"}, exclude_none=True)
@@ -63,7 +65,7 @@ class Run(StatusModel):
     @property
     def recipe_hash(self) -> str:
         """Hash of the inputs without the content of configmap:// data: known also when that data is gone."""
-        return short_hash({key: value for key, value in self.inputs().items() if key != "dataDigests"})
+        return short_hash({key: value for key, value in self.inputs.items() if key != "dataDigests"})
 
 
 def resolve(
@@ -95,7 +97,7 @@ def resolve(
         data_digests=dict(data_digests),
         restart=restart,
     )
-    return run.model_copy(update={"id": short_hash(run.inputs())})
+    return run.model_copy(update={"id": short_hash(run.inputs)})
 
 
 def settings_hash(spec: LoraFineTuneSpec, labels: Mapping[str, str] | None = None) -> str:

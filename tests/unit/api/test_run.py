@@ -98,4 +98,4 @@ def test_a_new_restart_value_is_another_run() -> None:
 
 def test_a_field_that_is_not_set_is_no_input_so_that_a_new_optional_field_keeps_all_ids() -> None:
     resolved = run.resolve("tickets", "team", a_spec(), data_digests={})
-    assert "maxSteps" not in resolved.inputs()["training"]
+    assert "maxSteps" not in resolved.inputs["training"]

@@ -55,7 +55,7 @@ def inputs_digest(recipe: run.Run, base: artifact.BaseModelIdentity, prepared: P
 
     More than the run's id: a branch of a hub may have moved on, or a file in a bucket may have changed since.
     """
-    total = hashlib.sha256(json.dumps([recipe.inputs(), base.digest], sort_keys=True).encode())
+    total = hashlib.sha256(json.dumps([recipe.inputs, base.digest], sort_keys=True).encode())
     for rows in (prepared.train, prepared.held_out):
         total.update(f"\n{len(rows)} rows\n".encode())
         for row in rows:

@@ -12,7 +12,7 @@ class Depth(Enum):
     """Copies of children; data by its digest, as it was known a while ago."""
 
     NEW = "new"
-    """Copies of children, as a new object has none; data is read."""
+    """Copies of children, as an object that no pass has seen has none; data is read."""
 
     SURE = "sure"
     """Everything is read now."""

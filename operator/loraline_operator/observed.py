@@ -75,6 +75,11 @@ class Observed:
     not_admitted: str | None = None
     """Why a quota of the namespace or an admission webhook does not let a child in, in its own words."""
 
+    @property
+    def has_children(self) -> bool:
+        """Whether anything is there that an earlier pass may have made; True where that is not known."""
+        return True
+
     def kept_out(self, whose: str) -> tuple[Reason, str] | None:
         """Reason and message for a child that the API server did not take or let in."""
         if self.refused is not None:
@@ -129,6 +134,12 @@ def news(kind: Kind, body: Mapping[str, Any]) -> Hashable:
         (adapter.get("version"), adapter.get("uri"), adapter.get("rank")),
         tuple(failed),
     )
+
+
+def is_unseen(body: Mapping[str, Any]) -> bool:
+    """Whether the status is none, or the one that the API server gives to a new object (`loraline_api.crd.UNSEEN`)."""
+    status = body.get("status") or {}
+    return bool(status.get("observedGeneration", -1) == -1)
 
 
 def meta(manifest: Manifest) -> Meta:

@@ -173,6 +173,11 @@ class ObservedFineTune(observed.Observed):
     held: frozenset[str] = frozenset()
     """Runs that other fine-tunes of the namespace have in their status; observed for a deletion with its output."""
 
+    @property
+    def has_children(self) -> bool:
+        """Whether there is a child of any kind."""
+        return any((self.jobs, self.pods, self.snapshots, self.services))
+
     def job(self, name: str) -> Job | None:
         """The Job of that name."""
         return next((job for job in self.jobs if job.name == name), None)

@@ -23,6 +23,10 @@ class OneByOne:
     """Whether the GPUs of a namespace are limited."""
     locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
+    def forget(self, ref: Ref) -> None:
+        """The object is gone."""
+        self.path.forget(ref)
+
     async def run(self, ref: Ref) -> float | None:
         """One pass; one that may start an attempt waits for its turn."""
         manifest = self.objects.get(ref)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
 from loraline_api import API_VERSION
-from loraline_operator import errors, manifests_event, naming, observed
+from loraline_operator import errors, manifests_event, observed
 from loraline_operator.actions import Action, Create, Delete, Event, Kind, Manifest, Patch, Plan, Ref
 from loraline_operator.cluster import Cluster
 from loraline_operator.look import Depth
@@ -32,6 +32,9 @@ class KindPath(Protocol):
 
     async def run(self, ref: Ref) -> float | None:
         """One pass; returns the seconds until the next, if it wants one."""
+
+    def forget(self, ref: Ref) -> None:
+        """The object is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,8 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
     """Called when the status was written, for those that follow the object."""
     refers: Callable[[Ref, Iterable[Ref]], None]
     """Takes what the object refers to."""
+    gone: Callable[[Ref], None]
+    """Called when the object is gone."""
     unsure: set[Ref] = field(default_factory=set)
     """Objects whose last pass broke off: a write whose answer was lost may have been done."""
 
@@ -95,14 +100,20 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
             self.unsure.add(ref)
             raise
 
+    def forget(self, ref: Ref) -> None:
+        """The object is gone."""
+        self.unsure.discard(ref)
+        self.gone(ref)
+
     async def _decided(self, ref: Ref, manifest: Manifest) -> Look[SpecT, StatusT, ObservedT]:
         """The look on which the pass acts."""
         if self.least_depth is Depth.SURE or ref in self.unsure:
             self.unsure.discard(ref)
             return await self._look(await self._read(ref), Depth.SURE)
-        look = await self._look(manifest, Depth.COPIES)
-        if _begins(look):
-            return await self._look(await self._begun(look), Depth.NEW, look)
+        is_new = observed.is_unseen(manifest)
+        look = await self._look(manifest, Depth.NEW if is_new else Depth.COPIES)
+        if is_new and not look.seen.has_children:
+            return look
         if look.plan.actions or (look.changes_status and not self._only_tells(look)):
             return await self._look(await self._read(ref), Depth.SURE, look)
         return look
@@ -125,11 +136,6 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
         self.refers(object.ref, self.refers_to(object))
         seen = await self.observe(object, depth, before.seen if before is not None else None)
         return Look(manifest, object, seen, self.plan(object, seen, self.settings, datetime.now(UTC)))
-
-    async def _begun(self, look: Look[SpecT, StatusT, ObservedT]) -> Manifest:
-        """The object with our finalizer, which it got now: so nothing that we made can belong to it yet."""
-        await self._apply(look, look.plan.actions)
-        return self.objects.get(look.object.ref) or look.manifest
 
     async def _carry_out(self, look: Look[SpecT, StatusT, ObservedT]) -> float | None:
         """Does what the plan says; returns the seconds until the next pass."""
@@ -198,7 +204,7 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
 
         Raises:
             errors.NameConflict: one of that name has another owner.
-            errors.Transient: one of that name is being deleted.
+            errors.Transient: one of that name is being deleted, or is about to be.
         """
         try:
             answer = await self.cluster.create(ref, manifest)
@@ -208,10 +214,12 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
             if existing is None:
                 raise errors.Transient(f"{ref} was there and is gone") from error
             meta = observed.meta(existing)
-            if meta.owner_uid != object.meta.uid:
-                raise errors.NameConflict(f"{ref.kind} {ref.name}") from error
             if meta.is_deleting:
                 raise errors.Transient(f"{ref} is being deleted") from error
+            if meta.owner_uid != object.meta.uid:
+                if _is_of_an_earlier(existing, object):
+                    raise errors.Transient(f"{ref} goes with the {object.kind} that had this name before") from error
+                raise errors.NameConflict(f"{ref.kind} {ref.name}") from error
             self.wrote(object.ref, ref, existing)
 
     async def _post(self, object: CustomObject[SpecT, StatusT], event: Event) -> None:
@@ -227,9 +235,8 @@ class Path(Generic[SpecT, StatusT, ObservedT]):
             logger.warning("%s: event %s not posted: %s", object.ref, event.reason, error)
 
 
-def _begins(look: Look[SpecT, StatusT, ObservedT]) -> bool:
-    """Whether all that the plan does is to give the object our finalizer."""
-    actions = look.plan.actions
-    has_finalizer = naming.FINALIZER in look.object.meta.finalizers
-    is_patch = len(actions) == 1 and isinstance(actions[0], Patch) and actions[0].ref == look.object.ref
-    return is_patch and not has_finalizer and look.plan.status is None
+def _is_of_an_earlier(child: Manifest, object: CustomObject[SpecT, StatusT]) -> bool:
+    """Whether the child belongs to an object that had this one's name before: the garbage collector takes it."""
+    owners = child["metadata"].get("ownerReferences") or ()
+    name = (str(object.kind), object.meta.name)
+    return any(owner.get("controller") and (owner["kind"], owner["name"]) == name for owner in owners)

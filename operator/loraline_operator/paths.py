@@ -91,6 +91,7 @@ def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finet
         own=world.own,
         told=world.told,
         refers=world.refers,
+        gone=observer.pace.leave,
     )
     return OneByOne(path, world.objects, world.is_limited), observer
 
@@ -118,6 +119,7 @@ def deployments(world: World, settings: Settings) -> KindPath:
         own=world.own,
         told=world.told,
         refers=world.refers,
+        gone=lambda ref: None,
     )
     return path
 

@@ -1,6 +1,7 @@
-"""What happens when somebody deletes a fine-tune: its attempts stop, its output goes if that was asked for, then it.
+"""What happens when somebody deletes a fine-tune with its output: its attempts stop, the output goes, then the object.
 
-Every step is bounded in time: neither a pod on a dead node nor storage out of reach keeps an object for ever.
+Our finalizer holds it for that, and for nothing else: what is in the cluster has an owner, and goes by itself. Every
+step is bounded in time: neither a pod on a dead node nor storage out of reach keeps an object for ever.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from loraline_api import artifact
 from loraline_api.conditions import Reason
 from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_operator import manifests_cleanup, naming, plan_attempt, plan_cleanup
-from loraline_operator.actions import Action, Create, Delete, Event, Kind, Plan, Ref
+from loraline_operator.actions import Action, Create, Delete, Event, Kind, Patch, Plan, Ref
 from loraline_operator.manifests_cleanup import RunToDelete
 from loraline_operator.observed import FineTuneObject
 from loraline_operator.observed_finetune import Job, ObservedFineTune
@@ -33,11 +34,18 @@ def deletes_output(object: FineTuneObject) -> bool:
     return object.spec is not None and object.spec.output.deletion_policy == "Delete"
 
 
+def hold(object: FineTuneObject) -> Patch | None:
+    """Our finalizer for a fine-tune whose output goes with it, and its end for one whose output has come to stay."""
+    is_held = naming.FINALIZER in object.meta.finalizers
+    if object.spec is None or is_held == deletes_output(object):
+        return None
+    return plan_cleanup.remove_finalizer(object) if is_held else plan_cleanup.add_finalizer(object)
+
+
 def waiting(object: FineTuneObject, observed: ObservedFineTune, settings: Settings, now: datetime) -> Decision | None:
     """What is done and told while something of the fine-tune has to end; None when it may go.
 
-    So a fine-tune made again under the same name never meets a live attempt of the old one. Snapshots go with their
-    owner.
+    So no attempt publishes what has been deleted. Snapshots go with their owner.
     """
     if naming.FINALIZER not in object.meta.finalizers:
         return None

@@ -63,8 +63,9 @@ def plan(
     if object.meta.is_deleting:
         decision = plan_deletion.waiting(object, observed, settings, now)
         return _told(object, decision, now) if decision else plan_deletion.let_go(object, observed)
-    if naming.FINALIZER not in object.meta.finalizers:
-        return Plan((plan_cleanup.add_finalizer(object),), requeue_after_s=0)
+    hold = plan_deletion.hold(object)
+    if hold is not None:
+        return Plan((hold,), requeue_after_s=0)
     if object.spec is None:
         problem = f"{object.spec_problem}; mend the spec"
         decision = Decision(Phase.PENDING, Reason.INVALID_SPEC, problem, object.status, is_stalled=True)

@@ -215,6 +215,7 @@ class Reconciler:
         if key not in self._objects:
             self.references.set(key, ())
             self._queue.forget(key)
+            self.paths[key.kind].forget(key)
             return None
         return await self.paths[key.kind].run(key)
 

@@ -83,7 +83,9 @@ def finetunes() -> dict[str, State]:
     waiting = seen(replace(admitted, is_suspended=True))
     in_queue = after(queue, seen())
     training = after(in_queue, seen(admitted, a_pod(admitted)))
-    deleting = done.with_spec("output.deletionPolicy", "Delete").with_metadata(deletionTimestamp=DELETED_AT)
+    both = done.with_spec("output.deletionPolicy", "Delete").with_metadata(finalizers=[naming.FINALIZER])
+    deleting = both.with_metadata(deletionTimestamp=DELETED_AT)
+    in_foreground = running.with_metadata(finalizers=["foregroundDeletion"], deletionTimestamp=DELETED_AT)
     from_map = new.with_spec("dataset.train", {"uri": "configmap://tickets/train"})
     strict = Policy.model_validate({"limits": {"rank": 8}})
     one_gpu = Policy.model_validate({"limits": {"gpus": 1}})
@@ -112,7 +114,7 @@ def finetunes() -> dict[str, State]:
         "edited": State(_finetune(done.with_spec("training.seed", 7)), PROGRESSING, UNSEEN),
         "next-run": State(_finetune(after(other, seen(a_snapshot(job.run_id)))), PROGRESSING),
         "deleting-output": State(_finetune(after(deleting, seen())), *DELETING),
-        "deleting": State(_finetune(running.with_metadata(deletionTimestamp=DELETED_AT)), *DELETING),
+        "deleting": State(_finetune(in_foreground), *DELETING),
     }
 
 

@@ -1,4 +1,4 @@
-"""Deletions that take the output with them, on a real API server: a Job does it, and holds no object for good."""
+"""Deletions on a real API server: at once, or, with the output, by a Job that holds no object for good."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from harness.operator_process import OperatorProcess, Tenant, eventually
 from loraline_operator.actions import Kind
 
 DELETE = {"uri": "s3://adapters/tickets", "deletionPolicy": "Delete"}
+
+HELD = "loraline.dev/tests-hold-it"
+"""A finalizer of a pod that takes its time to end, as no kubelet does here."""
 
 
 async def deleting(tenant: Tenant, operator: OperatorProcess) -> str:
@@ -67,6 +70,50 @@ async def test_a_namespace_that_is_deleted_does_not_wait_for_outputs(tenant: Ten
     await tenant.end_pod(0)
     await tenant.until("Succeeded")
     harness.kubectl(operator.kubeconfig, "delete", "namespace", tenant.namespace, "--timeout=60s")
+
+
+async def test_a_deletion_that_leaves_the_output_needs_no_operator(tenant: Tenant, operator: OperatorProcess) -> None:
+    await tenant.create_finetune()
+    await tenant.start_pod()
+    await tenant.until("Running")
+    await operator.stop()
+    command = ("delete", "lorafinetune", "tickets", "--timeout=10s")
+    harness.kubectl(operator.kubeconfig, "--namespace", tenant.namespace, *command)
+    assert await is_gone(tenant)
+
+
+@pytest.mark.usefixtures("operator")
+async def test_a_fine_tune_made_again_waits_until_the_old_ones_pod_has_ended(tenant: Tenant) -> None:
+    await tenant.create_finetune()
+    pod = await tenant.start_pod()
+    ref = tenant.ref(Kind.POD, pod["metadata"]["name"])
+    await tenant.cluster.patch(ref, {"metadata": {"finalizers": [*pod["metadata"]["finalizers"], HELD]}})
+    await tenant.until("Running")
+    await tenant.delete(Kind.FINE_TUNE, "tickets")
+    await tenant.create_finetune()
+
+    async def waits() -> bool:
+        told = (await tenant.until("Pending", "Pending")).conditions[0].message
+        return told.endswith(f"starts when pod {ref.name} has ended")
+
+    await eventually(waits, "it says what it waits for")
+    await tenant.cluster.patch(ref, {"metadata": {"finalizers": []}})
+    await tenant.end_pod(0)
+    await tenant.until("Succeeded")
+
+
+@pytest.mark.usefixtures("operator")
+async def test_a_fine_tune_made_again_is_no_conflict_with_what_the_old_one_leaves(tenant: Tenant) -> None:
+    await tenant.create_finetune()
+    await tenant.end_pod(0)
+    await tenant.until("Succeeded")
+    await tenant.delete(Kind.FINE_TUNE, "tickets")
+    await tenant.create_finetune()
+    await tenant.until("Pending", "Unschedulable")
+    events = [item async for item in tenant.cluster.list(Kind.EVENT, tenant.namespace)]
+    assert "NameConflict" not in [item["reason"] for item in events]
+    await tenant.end_pod(0)
+    await tenant.until("Succeeded")
 
 
 @pytest.mark.usefixtures("operator")

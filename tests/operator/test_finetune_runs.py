@@ -161,8 +161,6 @@ async def test_deletion_removes_jobs_pods_and_snapshots(tenant: Tenant) -> None:
         left = [name for kind in kinds for name in await tenant.names(kind)]
         return not left and await tenant.names(Kind.CONFIG_MAP) == ["kube-root-ca.crt"]
 
-    # No kubelet ends the pod, so the test does.
-    await tenant.end_pod(41)
     await eventually(all_gone, "nothing is left")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -130,6 +132,27 @@ async def test_the_operator_is_not_ready_without_its_crds_and_says_so(tmp_path: 
             await replicas.stop()
         finally:
             await replicas.kill()
+
+
+async def requests(operator: OperatorProcess) -> Counter[str]:
+    """Requests so far, by method; none of watches."""
+    text = (await operator.get("/metrics"))[1]
+    found = re.findall(r'^loraline_api_requests_total\{method="(\w+)".*\} (\S+)$', text, re.MULTILINE)
+    counted: Counter[str] = Counter()
+    for method, number in found:
+        counted[method] += int(float(number))
+    return counted
+
+
+async def test_a_new_fine_tune_costs_two_creations_and_what_its_status_tells(
+    tenant: Tenant, operator: OperatorProcess
+) -> None:
+    before = await requests(operator)
+    await tenant.create_finetune()
+    await tenant.until("Pending", "Unschedulable")
+    used = await requests(operator) - before
+    del used["PUT"]  # the statuses, and the Lease
+    assert used == {"POST": 3}  # the snapshot, the Job, and the event that its pod gets no node
 
 
 async def test_metrics_count_reconciles_and_requests(tenant: Tenant, operator: OperatorProcess) -> None:

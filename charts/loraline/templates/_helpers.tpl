@@ -49,7 +49,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "loraline.rules" -}}
 - apiGroups: [loraline.dev]
   resources: [lorafinetunes, adapterdeployments]
-  verbs: [get, list, watch, patch] # patch: the finalizer
+  verbs: [get, list, watch, patch] # patch: the finalizer of those that are deleted with their output
 - apiGroups: [loraline.dev]
   resources: [lorafinetunes/status, adapterdeployments/status]
   verbs: [update]

@@ -39,7 +39,6 @@ class FineTuneBuilder:
                 "uid": UID,
                 "resourceVersion": "1",
                 "generation": 1,
-                "finalizers": [naming.FINALIZER],
             },
             "spec": {
                 "baseModel": {"uri": "hf://org/model"},
@@ -84,7 +83,7 @@ def _with(node: Manifest, path: list[str], value: Any) -> Manifest:
 
 
 def a_finetune() -> FineTuneBuilder:
-    """The shortest fine-tune with our finalizer."""
+    """The shortest fine-tune."""
     return FineTuneBuilder()
 
 

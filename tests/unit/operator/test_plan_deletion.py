@@ -1,4 +1,4 @@
-"""A fine-tune that somebody deletes: its attempts stop, its output goes if that was asked for, and it never stays."""
+"""A fine-tune that is deleted with its output: its attempts stop, its output goes, and it never stays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from loraline_api.conditions import ConditionType
 from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_operator import naming, observed_finetune
-from loraline_operator.actions import Create, Kind, Plan
+from loraline_operator.actions import Create, Kind, Patch, Plan
 from loraline_operator.observed_finetune import Job, ObservedFineTune, Pod
 from unit.operator.builders import (
     NOW,
@@ -33,18 +33,28 @@ CLEANUP = naming.cleanup_job_name("tickets", UID)
 GONE = [("Patch", Kind.FINE_TUNE, "tickets")]
 
 
-def trained(policy: str = "Delete") -> FineTuneBuilder:
-    """A fine-tune whose run has published an adapter."""
-    builder = a_finetune().with_spec("output.deletionPolicy", policy)
+def asked() -> FineTuneBuilder:
+    """A fine-tune that asks for its output to go with it."""
+    return a_finetune().with_spec("output.deletionPolicy", "Delete")
+
+
+def held() -> FineTuneBuilder:
+    """The same with our finalizer."""
+    return asked().with_metadata(finalizers=[naming.FINALIZER])
+
+
+def trained() -> FineTuneBuilder:
+    """The same whose run has published an adapter."""
+    builder = held()
     job = complete(the_job(builder))
     pod = an_ended_pod(job, 0, an_outcome(job.run_id))
     return after(after(builder, seen()), seen(job, pod, a_snapshot(job.run_id)))
 
 
 def deleted(
-    builder: FineTuneBuilder, *things: Job | Pod, at: datetime = NOW, held: frozenset[str] = frozenset()
+    builder: FineTuneBuilder, *things: Job | Pod, at: datetime = NOW, others: frozenset[str] = frozenset()
 ) -> Plan[LoraFineTuneStatus]:
-    observed = replace(seen(*things), held=held)
+    observed = replace(seen(*things), held=others)
     return planned(builder.with_metadata(deletionTimestamp=NOW.isoformat()), observed, at)
 
 
@@ -64,8 +74,37 @@ def its_pod(code: int, message: str) -> Pod:
     return an_ended_pod(job, code, an_outcome("", code, message), owner_uid=job.uid)
 
 
-def test_a_deletion_leaves_what_was_published_unless_asked() -> None:
-    assert names(deleted(trained("Retain")).actions) == GONE
+@pytest.mark.parametrize(
+    ("builder", "before", "after"),
+    [
+        pytest.param(asked(), ["other"], ["other", naming.FINALIZER], id="output that goes"),
+        pytest.param(a_finetune(), ["other", naming.FINALIZER], ["other"], id="output that has come to stay"),
+    ],
+)
+def test_the_finalizer_is_there_while_the_output_goes_too(
+    builder: FineTuneBuilder, before: list[str], after: list[str]
+) -> None:
+    plan = planned(builder.with_metadata(finalizers=before), seen())
+    (patch,) = plan.actions
+    assert isinstance(patch, Patch)
+    assert (patch.patch, plan.status, plan.requeue_after_s) == ({"metadata": {"finalizers": after}}, None, 0)
+
+
+@pytest.mark.parametrize(
+    "builder",
+    [
+        pytest.param(a_finetune(), id="output that stays"),
+        pytest.param(held().with_rank(300), id="a spec that does not say"),
+    ],
+)
+def test_nothing_is_done_to_finalizers_that_are_right(builder: FineTuneBuilder) -> None:
+    assert Kind.FINE_TUNE not in [action.ref.kind for action in planned(builder, seen()).actions]
+
+
+@pytest.mark.parametrize("builder", [pytest.param(asked(), id="asked for"), pytest.param(a_finetune(), id="not asked")])
+def test_a_fine_tune_that_we_do_not_hold_goes_by_itself(builder: FineTuneBuilder) -> None:
+    job = the_job(builder)
+    assert deleted(builder, job, a_pod(job)) == Plan()
 
 
 def test_a_deletion_with_its_output_first_runs_the_job_that_deletes_it() -> None:
@@ -92,7 +131,7 @@ def test_what_is_deleted_is_told_in_the_status_and_the_end_of_the_run_stays() ->
 
 
 def test_a_live_attempt_ends_before_anything_is_deleted() -> None:
-    builder = after(a_finetune().with_spec("output.deletionPolicy", "Delete"), seen())
+    builder = after(held(), seen())
     job = the_job(builder)
     first = deleted(builder, job, a_pod(job))
     second = deleted(builder, a_pod(job, is_deleting=True))
@@ -153,7 +192,7 @@ def test_a_job_that_cannot_be_made_is_told_and_holds_nothing_up(observed: Observ
 
 
 def test_a_run_that_another_fine_tune_has_stays() -> None:
-    assert names(deleted(trained(), held=frozenset({the_job(trained()).run_id})).actions) == GONE
+    assert names(deleted(trained(), others=frozenset({the_job(trained()).run_id})).actions) == GONE
 
 
 def test_a_run_that_was_published_elsewhere_stays_there() -> None:
@@ -165,7 +204,13 @@ def test_a_run_that_was_published_elsewhere_stays_there() -> None:
 
 
 def test_a_fine_tune_that_never_ran_has_nothing_to_delete() -> None:
-    assert names(deleted(a_finetune().with_spec("output.deletionPolicy", "Delete")).actions) == GONE
+    assert names(deleted(held()).actions) == GONE
+
+
+def test_a_pod_on_a_dead_node_holds_a_deletion_up_for_five_minutes_only() -> None:
+    pod = a_pod(the_job(held()))
+    assert names(deleted(held(), pod, at=NOW + timedelta(seconds=300)).actions) == []
+    assert names(deleted(held(), pod, at=NOW + timedelta(seconds=301)).actions) == GONE
 
 
 def test_a_spec_that_does_not_parse_holds_no_deletion_up() -> None:

@@ -8,12 +8,11 @@ from datetime import datetime, timedelta
 import pytest
 
 from loraline_api.conditions import ConditionType, Reason
-from loraline_api.finetune_status import LoraFineTuneStatus
 from loraline_api.outcome import MetricResult
 from loraline_api.progress import Progress, Stage
 from loraline_operator import naming
-from loraline_operator.actions import Create, Delete, Kind, Plan
-from loraline_operator.observed_finetune import Job, ObservedFineTune, Pod, Stuck
+from loraline_operator.actions import Create, Delete, Kind
+from loraline_operator.observed_finetune import ObservedFineTune, Stuck
 from unit.operator.builders import (
     NOW,
     VERSION,
@@ -48,16 +47,6 @@ def test_between_the_end_of_its_pod_and_of_its_job_a_run_stays_running() -> None
     status = status_of(planned(builder, seen(job, an_ended_pod(job, 0))))
     assert status.phase == "Running"
     assert told(status)[2].endswith("has ended; its Job is about to say how")
-
-
-def test_the_finalizer_comes_before_everything_else() -> None:
-    plan = planned(a_finetune().with_metadata(finalizers=["other"]), seen())
-    (patch,) = plan.actions
-    assert (patch.patch, plan.status, plan.requeue_after_s) == (  # type: ignore[union-attr]
-        {"metadata": {"finalizers": ["other", naming.FINALIZER]}},
-        None,
-        0,
-    )
 
 
 def test_a_new_fine_tune_gets_its_snapshot_and_then_its_job() -> None:
@@ -323,11 +312,6 @@ def test_a_spec_that_does_not_parse_says_field_value_and_limit() -> None:
     )
 
 
-def deleted(*things: Job | Pod, at: datetime = NOW) -> Plan[LoraFineTuneStatus]:
-    builder = a_finetune().with_metadata(deletionTimestamp=NOW.isoformat())
-    return planned(builder, seen(*things), at)
-
-
 def test_finished_jobs_of_all_but_the_last_attempts_are_removed_when_another_starts() -> None:
     builder = after(a_finetune(), seen())
     status = builder.object().status
@@ -336,18 +320,6 @@ def test_finished_jobs_of_all_but_the_last_attempts_are_removed_when_another_sta
     jobs = [failed(the_job(builder, attempt)) for attempt in range(1, 9)]
     plan = planned(builder, seen(*jobs, a_snapshot(jobs[0].run_id)))
     assert [name for verb, _, name in names(plan.actions) if verb == "Delete"] == [job.name for job in jobs[:3]]
-
-
-def test_deletion_waits_for_jobs_and_pods_and_then_lets_go() -> None:
-    job = the_job(a_finetune())
-    assert names(deleted(job, a_pod(job)).actions) == [("Delete", Kind.JOB, job.name)]
-    assert deleted(a_pod(job)).actions == ()
-    assert names(deleted().actions) == [("Patch", Kind.FINE_TUNE, "tickets")]
-
-
-def test_a_pod_on_a_dead_node_holds_a_deletion_up_for_five_minutes_only() -> None:
-    pod = a_pod(the_job(a_finetune()))
-    assert names(deleted(pod, at=NOW + timedelta(seconds=301)).actions) == [("Patch", Kind.FINE_TUNE, "tickets")]
 
 
 def test_the_ttl_removes_jobs_and_snapshots_and_nothing_else() -> None:

@@ -105,6 +105,7 @@ def preempted(world: World) -> None:
 def deleting_its_output(world: World) -> None:
     ended(0)(world)
     change("output.deletionPolicy", "Delete")(world)
+    world.settle()
     world.delete()
     world.settle()
 
@@ -115,6 +116,7 @@ def join_a_queue(world: World) -> None:
 
 def delete_with_output(world: World) -> None:
     change("output.deletionPolicy", "Delete")(world)
+    world.reconcile()
     world.delete()
 
 

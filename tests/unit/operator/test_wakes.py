@@ -41,6 +41,9 @@ class Nowhere:
         """No pass."""
         raise AssertionError(ref)
 
+    def forget(self, ref: Ref) -> None:
+        """Nothing was kept."""
+
 
 def a_finetune_at(version: int, name: str = "tickets", phase: str = "Running") -> Manifest:
     metadata = {"name": name, "namespace": "ns", "uid": "u", "resourceVersion": str(version)}

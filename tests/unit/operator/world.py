@@ -37,7 +37,7 @@ class World:
     succeeded: set[str] = field(default_factory=set)
     """Runs that were seen as Succeeded."""
     is_gone: bool = False
-    """The object was deleted and has lost its finalizer."""
+    """The object was deleted, and no finalizer holds it."""
     may_fail: bool = False
     """Something happened that no retry mends."""
     story: tuple[str, ...] = ()
@@ -141,9 +141,12 @@ class World:
         raise AssertionError(f"the run never ends: {self.story}")
 
     def delete(self) -> None:
-        """Somebody deletes the fine-tune."""
-        if "deletionTimestamp" not in self.finetune.manifest["metadata"]:
-            self.finetune = self.finetune.with_metadata(deletionTimestamp=self.now.isoformat())
+        """Somebody deletes the fine-tune; what it owns goes with it."""
+        if "deletionTimestamp" in self.finetune.manifest["metadata"]:
+            return
+        self.finetune = self.finetune.with_metadata(deletionTimestamp=self.now.isoformat())
+        if not self.finetune.object().meta.finalizers:
+            self._go()
 
     def lose_jobs(self) -> None:
         """Somebody deletes the live Jobs."""
@@ -271,6 +274,13 @@ class World:
             assert status.run is not None
             assert status.run.completion_time is not None, (self.story, job.name)
 
+    def _go(self) -> None:
+        """The object goes, and the garbage collector takes what it owns."""
+        self.is_gone = True
+        for job in self.attempts:
+            self.delete_job(job.name)
+        self.snapshots, self.services = {}, {}
+
     def _apply(self, action: Action) -> None:
         match action:
             case Create(ref, manifest):
@@ -298,5 +308,6 @@ class World:
                     self.jobs[name] = replace(self.jobs[name], deadline_s=patch["spec"]["activeDeadlineSeconds"])
             case Patch(_, patch):
                 self.finetune = self.finetune.with_metadata(**patch["metadata"])
-                metadata = self.finetune.manifest["metadata"]
-                self.is_gone = "deletionTimestamp" in metadata and not metadata["finalizers"]
+                meta = self.finetune.object().meta
+                if meta.is_deleting and not meta.finalizers:
+                    self._go()

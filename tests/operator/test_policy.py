@@ -129,9 +129,11 @@ async def changes(tenant: Tenant) -> AsyncIterator[Changes]:
 
 
 async def test_an_edit_judges_a_hundred_that_wait_with_one_status_write_each(
-    tenant: Tenant, operator: OperatorProcess, set_policy: SetPolicy, changes: Changes
+    tenant: Tenant, replicas: Replicas, set_policy: SetPolicy, changes: Changes
 ) -> None:
     await set_policy(limits={"rank": 16})
+    operator = await replicas.start()
+    await eventually(operator.is_leading, "the operator leads, by that policy")
     ranks = {f"f{number:03}": 32 if number % 2 else 64 for number in range(WAITING)}
     await asyncio.gather(*(tenant.create_finetune(name, adapter={"rank": rank}) for name, rank in ranks.items()))
     await until_reasons(tenant, PolicyViolation=WAITING)
@@ -153,12 +155,17 @@ async def test_an_edit_judges_a_hundred_that_wait_with_one_status_write_each(
 
 
 async def test_an_edit_leaves_alone_what_runs_and_its_retry(
-    tenant: Tenant, operator: OperatorProcess, set_policy: SetPolicy
+    tenant: Tenant, replicas: Replicas, operator: OperatorProcess, set_policy: SetPolicy
 ) -> None:
     await tenant.create_finetune(retries=1)
     await tenant.start_pod()
     await tenant.until("Running")
     await set_policy(limits={"rank": 8})
+
+    async def is_in_force() -> bool:
+        return "the policy is in force" in replicas.logs()
+
+    await eventually(is_in_force, "the operator has seen the policy")
     await tenant.create_finetune("later")
     await tenant.until("Pending", "PolicyViolation", "later")
     assert (await tenant.status()).phase == "Running"
@@ -229,9 +236,11 @@ async def test_an_operator_that_starts_with_a_broken_policy_is_not_ready_and_tou
 
 
 async def test_fine_tunes_over_the_limit_of_gpus_wait_by_age_and_start_as_others_end(
-    tenant: Tenant, operator: OperatorProcess, set_policy: SetPolicy
+    tenant: Tenant, replicas: Replicas, set_policy: SetPolicy
 ) -> None:
     await set_policy(limits={"gpus": 2})
+    operator = await replicas.start()
+    await eventually(operator.is_leading, "the operator leads, by that policy")
     names = [f"f{number}" for number in range(6)]
     await asyncio.gather(*(tenant.create_finetune(name, compute={"gpus": 1}) for name in names))
     await until_reasons(tenant, Unschedulable=2, WaitingForGpus=4)

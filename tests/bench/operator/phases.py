@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,6 +22,7 @@ from harness.operator_process import eventually
 
 BURST_LIMIT_S = 1800.0
 JOBS = f"/apis/batch/v1/namespaces/{load.NAMESPACE}/jobs"
+LOG_CHARS = 2000
 IDLE_S = 4.0
 BUSY_S = 0.04
 """CPU time in a quarter of a second from which a process counts as busy."""
@@ -91,12 +93,26 @@ class Operator:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """It runs while the block does."""
+        """It runs while the block does.
+
+        Raises:
+            ExceptionGroup: it ended before the block did; the message has the end of its log.
+        """
         await self.start()
         try:
-            yield
+            async with asyncio.TaskGroup() as group:
+                guard = group.create_task(self._ended())
+                yield
+                guard.cancel()
         finally:
             await self.stop()
+
+    async def _ended(self) -> None:
+        """Waits for what may not happen."""
+        assert self._process is not None
+        code = await self._process.wait()
+        log = (await asyncio.to_thread(Path(self._log.name).read_text, encoding="utf-8"))[-LOG_CHARS:]
+        raise RuntimeError(f"the operator ended with exit code {code}: {log}")
 
 
 async def burst(plant: Plant, operator: Operator, prefix: str, count: int) -> dict[str, Any]:

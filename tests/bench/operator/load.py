@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 from aiohttp import web
 
 from faults.proxy import Upstream, lines
@@ -18,6 +19,7 @@ from loraline_api.progress import PROGRESS_PORT, Progress, Stage
 NAMESPACE = "default"
 PATH = f"/apis/loraline.dev/v1alpha1/namespaces/{NAMESPACE}/lorafinetunes"
 AT_ONCE = 32
+REOPEN_S = 0.05
 SO_BINDTODEVICE = 25
 
 
@@ -110,6 +112,8 @@ class Watch:
         """Waits until so many were seen."""
         end = time.monotonic() + limit_s
         while len(self.times) < count:
+            if self._task is not None and self._task.done():
+                self._task.result()
             if time.monotonic() > end:
                 raise AssertionError(f"{len(self.times)} of {count} ({self._key}) within {limit_s:.0f} s")
             await asyncio.sleep(0.05)
@@ -121,13 +125,21 @@ class Watch:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self, revision: int) -> None:
-        path = f"{self._path}?watch=true&resourceVersion={revision}"
-        async with self._upstream.request("GET", path) as answer:
-            async for line in lines(answer.content):
-                item = json.loads(line)["object"]
-                name = _finetune_of(item) or ""
-                if name.startswith(self._prefix) and name not in self.times and _has(item, self._key):
-                    self.times[name] = time.monotonic()
+        """Goes on where the watch was when the API server closes it, as it does when its reader falls behind."""
+        while True:
+            path = f"{self._path}?watch=true&resourceVersion={revision}"
+            with contextlib.suppress(aiohttp.ClientError):
+                async with self._upstream.request("GET", path) as answer:
+                    async for line in lines(answer.content):
+                        item = json.loads(line)["object"]
+                        revision = int(item["metadata"]["resourceVersion"])
+                        self._take(item)
+            await asyncio.sleep(REOPEN_S)
+
+    def _take(self, item: dict[str, Any]) -> None:
+        name = _finetune_of(item) or ""
+        if name.startswith(self._prefix) and name not in self.times and _has(item, self._key):
+            self.times[name] = time.monotonic()
 
 
 def _finetune_of(item: dict[str, Any]) -> str | None:

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 
 from cluster import fixture
 from harness.door import Door
@@ -53,6 +55,16 @@ def install_crds(kubeconfig: Path) -> None:
     files = [f"--filename={path}" for path in sorted((REPOSITORY / "crds").glob("*.yaml"))]
     kubectl(kubeconfig, "apply", *files)
     kubectl(kubeconfig, "wait", "--for=condition=Established", "--timeout=30s", *files)
+
+
+def api_requests(metrics: str) -> Counter[str]:
+    """Requests to the API server that an operator counts in its metrics, by method; opening a watch is none."""
+    counted: Counter[str] = Counter()
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            if sample.name == "loraline_api_requests_total":
+                counted[sample.labels["method"]] += int(sample.value)
+    return counted
 
 
 def through(door: Door, folder: Path) -> Path:

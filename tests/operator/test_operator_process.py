@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -134,13 +133,8 @@ async def test_the_operator_is_not_ready_without_its_crds_and_says_so(tmp_path: 
 
 
 async def requests(operator: OperatorProcess) -> Counter[str]:
-    """Requests so far, by method; none of watches."""
-    text = (await operator.get("/metrics"))[1]
-    found = re.findall(r'^loraline_api_requests_total\{method="(\w+)".*\} (\S+)$', text, re.MULTILINE)
-    counted: Counter[str] = Counter()
-    for method, number in found:
-        counted[method] += int(float(number))
-    return counted
+    """Requests so far, by method."""
+    return harness.api_requests((await operator.get("/metrics"))[1])
 
 
 async def test_a_new_fine_tune_costs_two_creations_and_what_its_status_tells(

@@ -139,9 +139,7 @@ def _operator(who: str, folder: Path) -> tuple[Operator, Any]:
 async def _requests(port: int) -> int:
     """Requests that the operator counts in its metrics."""
     async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
-        text = await answer.text()
-    counted = [line for line in text.splitlines() if line.startswith("loraline_api_requests_total{")]
-    return int(sum(float(line.rsplit(" ", 1)[1]) for line in counted))
+        return harness.api_requests(await answer.text()).total()
 
 
 async def _versions() -> dict[str, str]:

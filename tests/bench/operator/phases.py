@@ -132,7 +132,7 @@ async def burst(plant: Plant, operator: Operator, prefix: str, count: int) -> di
             done = len(told.times)
             await asyncio.gather(jobs.until(count, BURST_LIMIT_S), told.until(count, BURST_LIMIT_S))
             seconds = max(told.times.values()) - first
-            to_rest = max(seconds, await _until_idle(operator, first))
+            to_rest = await _until_idle(operator, first)
             used = meter.read()
             memory = memory_mb(operator.pid)
         await asyncio.gather(jobs.stop(), told.stop())

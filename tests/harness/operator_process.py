@@ -179,6 +179,12 @@ class Replicas:
         await process.start()
         return process
 
+    async def lead(self, *arguments: str, kubeconfig: Path | None = None) -> OperatorProcess:
+        """Starts another replica, which is to lead, and waits until it does."""
+        process = await self.start(*arguments, kubeconfig=kubeconfig)
+        await eventually(process.is_leading, f"the operator leads: {process.log}")
+        return process
+
     async def stop(self) -> None:
         """Stops those that run; each ends with exit code 0."""
         for process in self._processes:

@@ -10,7 +10,7 @@ import pytest
 
 from cluster import fixture
 from harness import operator_process as harness
-from harness.operator_process import LEASE, OperatorProcess, Replicas, Tenant, eventually
+from harness.operator_process import LEASE, OperatorProcess, Replicas, Tenant
 from loraline_operator.cluster import Cluster
 
 NUMBERS = itertools.count(1)
@@ -65,6 +65,4 @@ async def replicas(kubeconfig: Path, cluster: Cluster, tmp_path: Path) -> AsyncI
 @pytest.fixture
 async def operator(replicas: Replicas) -> OperatorProcess:
     """A replica that leads."""
-    process = await replicas.start()
-    await eventually(process.is_leading, f"the operator leads: {process.log}")
-    return process
+    return await replicas.lead()

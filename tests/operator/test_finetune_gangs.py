@@ -70,8 +70,7 @@ async def test_a_node_that_fails_ends_the_attempt_of_all(tenant: Tenant) -> None
 
 
 async def test_a_drained_node_ends_the_attempt_and_counts_as_nothing(tenant: Tenant, replicas: Replicas) -> None:
-    operator = await replicas.start()
-    await eventually(operator.is_leading, "the operator leads")
+    await replicas.lead()
     await tenant.create_finetune(compute=TWO, retries=0)
     pods = await both(tenant)
     for pod in pods:
@@ -89,8 +88,7 @@ async def test_two_runs_that_hold_half_of_what_the_other_needs_both_end_well(
     tenant: Tenant, replicas: Replicas
 ) -> None:
     """There is room for two pods in all, and each run has got one."""
-    operator = await replicas.start("--gang-timeout-s", "1", "--first-retry-delay-s", "4")
-    await eventually(operator.is_leading, "the operator leads")
+    await replicas.lead("--gang-timeout-s", "1", "--first-retry-delay-s", "4")
     for name in ("one", "other"):
         await tenant.create_finetune(name, compute=TWO, output={"uri": f"s3://adapters/{name}"})
         (pod, _) = await both(tenant, name)

@@ -83,8 +83,7 @@ async def test_at_rest_nothing_is_written_and_a_restart_writes_nothing(
     await asyncio.sleep(REST_S)
     assert (door.writes[before:], first.memory_bytes() < MAX_REST_BYTES) == ([], True)
     await first.stop()
-    second = await replicas.start(kubeconfig=config)
-    await eventually(second.is_leading, "the second process leads")
+    await replicas.lead(kubeconfig=config)
     await asyncio.sleep(2)
     assert door.writes[before:] == []
 
@@ -93,8 +92,7 @@ async def test_one_of_two_replicas_leads_and_the_other_takes_over_after_a_kill(
     tenant: Tenant, replicas: Replicas
 ) -> None:
     short = ("--lease-duration-s", "6")
-    first = await replicas.start(*short)
-    await eventually(first.is_leading, "the first replica leads")
+    first = await replicas.lead(*short)
     second = await replicas.start(*short)
 
     async def stands_by() -> bool:
@@ -140,8 +138,7 @@ async def requests(operator: OperatorProcess) -> Counter[str]:
 async def test_a_new_fine_tune_costs_two_creations_and_what_its_status_tells(
     tenant: Tenant, replicas: Replicas
 ) -> None:
-    operator = await replicas.start("--namespaces", tenant.namespace)  # others have fine-tunes of earlier tests
-    await eventually(operator.is_leading, "the operator leads")
+    operator = await replicas.lead("--namespaces", tenant.namespace)  # others have fine-tunes of earlier tests
     before = await requests(operator)
     await tenant.create_finetune()
     await tenant.until("Pending", "Unschedulable")

@@ -132,8 +132,7 @@ async def test_an_edit_judges_a_hundred_that_wait_with_one_status_write_each(
     tenant: Tenant, replicas: Replicas, set_policy: SetPolicy, changes: Changes
 ) -> None:
     await set_policy(limits={"rank": 16})
-    operator = await replicas.start()
-    await eventually(operator.is_leading, "the operator leads, by that policy")
+    operator = await replicas.lead()
     ranks = {f"f{number:03}": 32 if number % 2 else 64 for number in range(WAITING)}
     await asyncio.gather(*(tenant.create_finetune(name, adapter={"rank": rank}) for name, rank in ranks.items()))
     await until_reasons(tenant, PolicyViolation=WAITING)
@@ -180,8 +179,7 @@ async def test_a_broken_edit_leaves_the_policy_of_before_in_force_and_is_told(
     tenant: Tenant, replicas: Replicas, set_policy: SetPolicy
 ) -> None:
     await set_policy(limits={"rank": 8})
-    operator = await replicas.start()
-    await eventually(operator.is_leading, "the operator leads")
+    operator = await replicas.lead()
     await set_policy("limits: {rank: many}")
 
     async def told() -> str | None:
@@ -239,8 +237,7 @@ async def test_fine_tunes_over_the_limit_of_gpus_wait_by_age_and_start_as_others
     tenant: Tenant, replicas: Replicas, set_policy: SetPolicy
 ) -> None:
     await set_policy(limits={"gpus": 2})
-    operator = await replicas.start()
-    await eventually(operator.is_leading, "the operator leads, by that policy")
+    operator = await replicas.lead()
     names = [f"f{number}" for number in range(6)]
     await asyncio.gather(*(tenant.create_finetune(name, compute={"gpus": 1}) for name in names))
     await until_reasons(tenant, Unschedulable=2, WaitingForGpus=4)

@@ -15,7 +15,7 @@ from loraline_api import GROUP, VERSION
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
 from loraline_api.finetune import LoraFineTuneSpec
 from loraline_api.finetune_status import LoraFineTuneStatus
-from loraline_api.model import ApiModel
+from loraline_api.model import UNSEEN_GENERATION, ApiModel
 from loraline_api.schema import structural_schema
 
 Column = tuple[str, str, str, int]
@@ -50,7 +50,7 @@ MAX_NAME_LENGTH = 52
 """Characters of an object's name: the names of its Jobs and Pods, at most 63, are made from it."""
 
 
-UNSEEN = {"observedGeneration": -1, "phase": "Pending"}
+UNSEEN = {"observedGeneration": UNSEEN_GENERATION, "phase": "Pending"}
 """Status of an object that the operator has not seen: kstatus takes an object without any for one that is ready."""
 
 

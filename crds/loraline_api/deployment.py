@@ -9,7 +9,7 @@ from pydantic import Field
 
 from loraline_api.compute import Compute
 from loraline_api.conditions import Condition
-from loraline_api.model import ApiModel, Rule, StatusModel, by_rule
+from loraline_api.model import UNSEEN_GENERATION, ApiModel, Rule, StatusModel, by_rule
 from loraline_api.selector import LabelSelector
 from loraline_api.storage import BaseModelSource, LabelName, ObjectName, S3Access, uri_rule
 
@@ -184,7 +184,9 @@ class AdapterDeploymentStatus(StatusModel):
     """What the operator observed."""
 
     observed_generation: int = Field(
-        default=-1, ge=-1, description="metadata.generation that this status speaks of; -1 before the operator came by."
+        default=UNSEEN_GENERATION,
+        ge=UNSEEN_GENERATION,
+        description="metadata.generation that this status speaks of; -1 before the operator came by.",
     )
     phase: str = Field(
         default="Pending", max_length=32, description="Pending, Progressing, Ready, Degraded; for people."

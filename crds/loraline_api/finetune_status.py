@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from loraline_api.conditions import Condition
-from loraline_api.model import StatusModel
+from loraline_api.model import UNSEEN_GENERATION, StatusModel
 from loraline_api.outcome import MetricResult, Sample
 from loraline_api.progress import Progress
 
@@ -127,7 +127,9 @@ class LoraFineTuneStatus(StatusModel):
     """What the operator observed."""
 
     observed_generation: int = Field(
-        default=-1, ge=-1, description="metadata.generation that this status speaks of; -1 before the operator came by."
+        default=UNSEEN_GENERATION,
+        ge=UNSEEN_GENERATION,
+        description="metadata.generation that this status speaks of; -1 before the operator came by.",
     )
     phase: str = Field(
         default="Pending",

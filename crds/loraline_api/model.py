@@ -11,6 +11,9 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+UNSEEN_GENERATION = -1
+"""status.observedGeneration of an object that the operator has not seen."""
+
 
 class Rule(NamedTuple):
     """A CEL rule of the CRD schema (Kubernetes: x-kubernetes-validations).

@@ -33,7 +33,7 @@ HELP = {
     "image_pull_policy": "pull policy of these images",
     "server_cpu_env": "environment of vLLM on CPUs, as a JSON object",
     "trainer_env": "environment of training pods, as a JSON object",
-    "progress_interval_s": "seconds between two looks at a running attempt",
+    "progress_interval_s": "least seconds between two looks at a running attempt",
     "progress_per_s": "looks at running attempts in a second, over all of them",
     "dataset_interval_s": "seconds between two looks for a ConfigMap that is not there",
     "resync_interval_s": "seconds after which every object is looked at again",

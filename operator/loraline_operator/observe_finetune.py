@@ -6,7 +6,6 @@ What it means is decided in `plan_finetune`.
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import replace
 
 from pydantic import ValidationError
@@ -24,41 +23,12 @@ from loraline_operator.observe_data import DataReader
 from loraline_operator.observed import FineTuneObject
 from loraline_operator.observed import finetune as observed_fine_tune
 from loraline_operator.observed_finetune import Data, MissingData, ObservedFineTune, Stuck
+from loraline_operator.pace import Pace
 from loraline_operator.poll import Poller
 from loraline_operator.settings import Settings
 
 ATTEMPT = (Kind.JOB, Kind.POD, Kind.CONFIG_MAP)
 """What every attempt has."""
-
-FEW = 20
-"""Running attempts up to which a new one is looked at at once; beyond, first looks are spread over the interval."""
-
-
-class Pace:
-    """When each running attempt is looked at: all in turn, at most so many in a second, each at most so often."""
-
-    def __init__(self, interval_s: float, per_s: float) -> None:
-        self._interval_s = interval_s
-        self._per_s = per_s
-        self._due: dict[Ref, float] = {}
-
-    @property
-    def interval_s(self) -> float:
-        """Time between two looks at one attempt."""
-        return max(self._interval_s, len(self._due) / self._per_s)
-
-    def is_due(self, ref: Ref, now: float) -> bool:
-        """Whether this one's time has come; then its next time is set."""
-        if ref not in self._due:
-            self._due[ref] = now if len(self._due) < FEW else now + random.uniform(0, self.interval_s)
-        if now < self._due[ref]:
-            return False
-        self._due[ref] = now + self.interval_s * 0.95  # a timer of one interval comes after it
-        return True
-
-    def leave(self, ref: Ref) -> None:
-        """This one runs no longer."""
-        self._due.pop(ref, None)
 
 
 class Observer:
@@ -107,6 +77,7 @@ class Observer:
             observed,
             data=await self._read_data(namespace, object.spec, is_sure=depth is not Depth.COPIES),
             progress=progress,
+            progress_in_s=self.pace.wait_s(object.ref, asyncio.get_running_loop().time()),
             stuck=self._stuck(observed),
             claims=await self._claims.read(object),
             stopped=self._stopped(observed),

@@ -16,7 +16,7 @@ from loraline_api.conditions import Reason
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
 from loraline_api.finetune import LoraFineTuneSpec
 from loraline_api.finetune_status import LoraFineTuneStatus
-from loraline_api.model import ApiModel, StatusModel
+from loraline_api.model import UNSEEN_GENERATION, ApiModel, StatusModel
 from loraline_operator.actions import Kind, Manifest, Ref
 
 SpecT = TypeVar("SpecT", bound=ApiModel)
@@ -139,7 +139,7 @@ def news(kind: Kind, body: Mapping[str, Any]) -> Hashable:
 def is_unseen(body: Mapping[str, Any]) -> bool:
     """Whether the status is none, or the one that the API server gives to a new object (`loraline_api.crd.UNSEEN`)."""
     status = body.get("status") or {}
-    return bool(status.get("observedGeneration", -1) == -1)
+    return bool(status.get("observedGeneration", UNSEEN_GENERATION) == UNSEEN_GENERATION)
 
 
 def meta(manifest: Manifest) -> Meta:

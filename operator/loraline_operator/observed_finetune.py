@@ -162,7 +162,9 @@ class ObservedFineTune(observed.Observed):
     data: Mapping[str, Data | MissingData] = field(default_factory=dict)
     """Data of configmap:// sources by part of the dataset (`train`, `eval`)."""
     progress: Progress | None = None
-    """What the running attempt tells; None when it does not answer."""
+    """What the running attempt tells; None when it was not its turn to be asked, or it does not answer."""
+    progress_in_s: float | None = None
+    """Seconds until the running attempt is asked again; None when none runs."""
     stuck: Stuck | None = None
     """Why there is no running pod, as events say what no status does (a missing Secret, a quota)."""
     claims: tuple[Claim, ...] = ()

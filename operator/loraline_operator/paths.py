@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
@@ -70,8 +70,7 @@ def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finet
     def plan(
         object: FineTuneObject, seen: ObservedFineTune, settings: Settings, now: datetime
     ) -> Plan[LoraFineTuneStatus]:
-        paced = replace(settings, progress_interval_s=observer.pace.interval_s)
-        return plan_finetune.plan(object, seen, paced, now, world.policies.current)
+        return plan_finetune.plan(object, seen, settings, now, world.policies.current)
 
     def wrote(owner: Ref, child: Ref, manifest: Manifest) -> None:
         world.children.wrote(child, manifest)

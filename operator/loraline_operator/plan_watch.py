@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 
 from loraline_api.conditions import Reason
 from loraline_api.finetune_status import RunRef
-from loraline_api.progress import Progress
 from loraline_operator import plan_checkpoint, plan_gang, plan_queue, plan_result
 from loraline_operator.actions import Action, Kind, Patch, Ref
 from loraline_operator.observed_finetune import Job, Pod
@@ -30,13 +29,14 @@ def watch(look: Look, run: RunRef, job: Job, deletions: tuple[Action, ...]) -> D
     if not job.is_deleting and not job.is_suspended:
         running = _running(look, run, job)
         if running is not None:
-            has_pods = any(pod.is_live for pod in look.observed.pods_of(job))
-            if has_pods:
-                status = status.model_copy(update={"progress": _progress(look)})
+            if look.observed.progress is not None:
+                status = status.model_copy(update={"progress": look.observed.progress})
             actions = (*deletions, *_deadline(look, job))
-            interval = look.settings.progress_interval_s
             message = running + plan_checkpoint.clause(status.progress)
-            return Decision(Phase.RUNNING, Reason.RUNNING, message, status, actions, requeue_after_s=interval)
+            wait_s = look.observed.progress_in_s
+            if wait_s is None:
+                wait_s = look.settings.progress_interval_s
+            return Decision(Phase.RUNNING, Reason.RUNNING, message, status, actions, requeue_after_s=wait_s)
         late = plan_gang.taken_back(look, run, job)
         if late is not None:
             return late
@@ -105,12 +105,3 @@ def _deadline(look: Look, job: Job) -> tuple[Action, ...]:
         return ()
     ref = Ref(Kind.JOB, look.object.meta.namespace, job.name)
     return (Patch(ref, {"spec": {"activeDeadlineSeconds": wanted}}, uid=job.uid),)
-
-
-def _progress(look: Look) -> Progress | None:
-    """The progress to show: news within one interval wait, as each status write leads to another look."""
-    old, new = look.status.progress, look.observed.progress
-    if old is None or new is None or old.stage is not new.stage or old.updated_at is None or new.updated_at is None:
-        return new or old
-    is_soon = timedelta() <= new.updated_at - old.updated_at < timedelta(seconds=look.settings.progress_interval_s)
-    return old if is_soon else new

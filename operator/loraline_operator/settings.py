@@ -32,7 +32,7 @@ class Settings:
     """Environment of training pods, as for a proxy or a mirror of the model hub."""
 
     progress_interval_s: float = 3.0
-    """Time between two looks at a running attempt; each that shows news is a status write."""
+    """Least time between two looks at a running attempt; each that shows news is a status write."""
 
     progress_per_s: float = 4.0
     """Looks at running attempts in a second, over all of them: with many running, each is looked at less often."""

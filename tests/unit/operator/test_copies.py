@@ -8,7 +8,6 @@ from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.children import Children
 from loraline_operator.complaints import Complaints
 from loraline_operator.objects import Objects
-from loraline_operator.observe_finetune import FEW, Pace
 
 TICKETS = Ref(Kind.FINE_TUNE, "team", "tickets")
 A = Ref(Kind.POD, "team", "a")
@@ -140,31 +139,6 @@ def test_a_quota_is_told_apart_from_what_is_missing() -> None:
     stuck = complaints.about("u")
     assert stuck is not None
     assert stuck.reason == "Unschedulable"
-
-
-def test_few_running_attempts_are_looked_at_once_an_interval() -> None:
-    pace = Pace(3.0, 4.0)
-    assert [pace.is_due(TICKETS, now) for now in (0.0, 1.0, 3.0, 4.0)] == [True, False, True, False]
-
-
-def test_with_many_running_attempts_the_looks_of_a_second_stay_few() -> None:
-    pace = Pace(3.0, 4.0)
-    refs = [Ref(Kind.FINE_TUNE, "team", str(number)) for number in range(1000)]
-    for ref in refs:
-        pace.is_due(ref, 0.0)
-    looks = sum(pace.is_due(ref, float(second)) for second in range(1, 500) for ref in refs)
-    assert pace.interval_s == 250.0
-    assert looks <= 500 * 4.0 * 1.2 + FEW
-
-
-def test_an_attempt_that_has_ended_makes_room() -> None:
-    pace = Pace(3.0, 4.0)
-    refs = [Ref(Kind.FINE_TUNE, "team", str(number)) for number in range(100)]
-    for ref in refs:
-        pace.is_due(ref, 0.0)
-    for ref in refs[:96]:
-        pace.leave(ref)
-    assert pace.interval_s == 3.0
 
 
 def test_what_kueue_said_when_it_stopped_a_job_is_no_complaint_and_told_at_once() -> None:

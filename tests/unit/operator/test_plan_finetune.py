@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
@@ -257,21 +257,13 @@ def test_changed_settings_reach_an_attempt_that_cannot_start(phase: str, actions
     assert [type(action).__name__ for action in plan.actions] == actions
 
 
-def test_progress_is_written_at_most_once_in_an_interval() -> None:
+def test_a_running_attempt_is_looked_at_again_at_its_turn_and_keeps_what_it_told() -> None:
     builder = after(a_finetune(), seen())
     job = the_job(builder)
-
-    def shown(builder: FineTuneBuilder, step: int, at: datetime) -> FineTuneBuilder:
-        progress = Progress(stage=Stage.TRAINING, step=step, updated_at=at)
-        return after(builder, replace(seen(job, a_pod(job)), progress=progress))
-
-    steps = []
-    for step, second in ((1, 0), (2, 1), (3, 2), (4, 3)):  # the interval is three seconds
-        builder = shown(builder, step, NOW + timedelta(seconds=second))
-        progress = builder.object().status.progress
-        assert progress is not None
-        steps.append(progress.step)
-    assert steps == [1, 1, 1, 4]
+    progress = Progress(stage=Stage.TRAINING, step=7)
+    builder = after(builder, replace(seen(job, a_pod(job)), progress=progress, progress_in_s=250.0))
+    plan = planned(builder, replace(seen(job, a_pod(job)), progress=None, progress_in_s=100.0))
+    assert (status_of(plan).progress, plan.requeue_after_s) == (progress, 100.0)
 
 
 def test_a_name_that_belongs_to_something_else_is_said() -> None:

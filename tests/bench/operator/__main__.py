@@ -89,15 +89,18 @@ async def _measure(who: str, server: str, size: int, folder: Path, options: argp
         with plant.without_controllers():
             changed = functools.partial(_changed, await _versions())
             found["restart"] = await phases.restart(plant, operator, size, changed)
-            if size == LATENCY_OBJECTS:
-                found["latency"] = await phases.latency(plant, operator, "rate", LATENCY_OBJECTS, LATENCY_PER_S)
         if who == "ours" and await _let_run(plant, operator, size, options.running_s):
             found["steady"] = await phases.steady(plant, operator, size, options.steady_s, requests)
             changed = functools.partial(_changed, await _versions())
             found["restartRunning"] = await phases.restart(plant, operator, size, changed)
-    if size == LATENCY_OBJECTS and server == "real":
-        async with PLANTS[server](_made(folder / "beside")) as plant:
-            found["latencyBeside"] = await phases.latency(plant, operator, "rate", LATENCY_OBJECTS, LATENCY_PER_S)
+    if size == LATENCY_OBJECTS:
+        rate = functools.partial(phases.latency, prefix="rate", count=LATENCY_OBJECTS, per_s=LATENCY_PER_S)
+        async with PLANTS[server](_made(folder / "rate")) as plant:
+            with plant.without_controllers():
+                found["latency"] = await rate(plant, operator)
+        if server == "real":
+            async with PLANTS[server](_made(folder / "beside")) as plant:
+                found["latencyBeside"] = await rate(plant, operator)
     return found
 
 

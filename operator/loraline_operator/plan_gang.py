@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from loraline_api.conditions import Reason
 from loraline_api.finetune_status import RunRef
@@ -40,15 +40,22 @@ def told(look: Look, run: RunRef, job: Job) -> tuple[Reason, str]:
     return stuck.reason, f"{message}: {stuck.message}{plan_result.remedy(stuck.reason)}"
 
 
+def late_at(look: Look, job: Job) -> datetime | None:
+    """When all pods of the attempt have to have nodes; None where they may wait for ever, or need not wait together."""
+    if job.nodes == 1 or job.queue is not None or job.start_time is None or job.is_deleting:
+        return None
+    return job.start_time + timedelta(seconds=look.settings.gang_timeout_s)
+
+
 def taken_back(look: Look, run: RunRef, job: Job) -> Decision | None:
     """The end of an attempt whose pods did not all get nodes in time; None while it may go on."""
-    if job.nodes == 1 or job.queue is not None or job.start_time is None or job.is_deleting:
+    timeout_s = look.settings.gang_timeout_s
+    end = late_at(look, job)
+    if end is None or look.now < end:
         return None
     pods = look.observed.pods_of(job)
     placed = {pod.index for pod in pods if pod.has_node}
-    timeout_s = look.settings.gang_timeout_s
-    is_late = look.now - job.start_time >= timedelta(seconds=timeout_s)
-    if len(placed) == job.nodes or not is_late:
+    if len(placed) == job.nodes:
         return None
     delay = _delay(look, run)
     retry_time = look.now + delay

@@ -163,9 +163,8 @@ def test_a_pod_whose_node_does_not_tell_of_its_end_is_told_with_the_way_out() ->
     job = the_job(builder)
     pod = a_pod(job, **SILENT)
     observed = seen(job, pod, a_snapshot(job.run_id))
-    early = told(status_of(planned(builder, observed, NOW + timedelta(seconds=59))))
-    late = planned(builder, observed, NOW + timedelta(seconds=60))
-    assert early[1] == "Pending"
+    early, late = (planned(builder, observed, NOW + timedelta(seconds=seconds)) for seconds in (59, 60))
+    assert (told(status_of(early))[1], early.requeue_after_s) == ("Pending", 1)
     assert told(status_of(late)) == ("False", "NodeLost", f"run {job.run_id}, attempt 1: pod {pod.name} {WORDS}")
     assert (late.actions, late.events[0].is_warning) == ((), True)
 

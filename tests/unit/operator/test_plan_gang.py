@@ -110,7 +110,7 @@ def test_an_attempt_that_is_not_placed_in_time_gives_its_nodes_back_and_says_who
     builder = after(TWO, seen())
     early, late = (planned(builder, observed, LATE - timedelta(seconds=s)) for s in (1, 0))
     status = status_of(late)
-    assert early.actions == ()
+    assert (early.actions, early.requeue_after_s) == ((), 1)
     assert names(late.actions) == [("Delete", Kind.SERVICE, a_service(job).name), ("Delete", Kind.JOB, job.name)]
     assert status.run is not None
     assert status.run.retry_time is not None

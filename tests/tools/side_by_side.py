@@ -1,7 +1,7 @@
 """Runs commands side by side, so that one that waits leaves the cores to another; shows their lines as they come.
 
 side_by_side.py NAME=COMMAND...    COMMAND is a line for bash. The exit code is 1 when any of them failed; the others go
-on to their end, so that one run shows all that is wrong. Ctrl-C ends them all.
+on to their end, so that one run shows all that is wrong. Ctrl-C and SIGTERM end them all.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def main(jobs: Sequence[str]) -> int:
     """Starts every job and waits for all of them."""
     ended: queue.SimpleQueue[bool] = queue.SimpleQueue()
     # Not an exception: between the start of a process and the line that remembers it, that would lose the process.
-    signal.signal(signal.SIGINT, lambda *_: ended.put(False))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.put(False))
     named = [job.partition("=")[::2] for job in jobs]
     print(f"== side by side: {', '.join(name for name, _ in named)}", flush=True)
     processes = [start(command) for _, command in named]

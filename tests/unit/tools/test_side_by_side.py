@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "side_by_side.py"
 
 
@@ -36,12 +38,13 @@ def test_all_good_is_exit_code_0() -> None:
     assert process.returncode == 0
 
 
-def test_an_interruption_ends_all_that_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_ends_all_that_runs(number: signal.Signals, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     process = start(f"long=echo $$ >{fifo}; sleep 600")
     pid = int(fifo.read_text())
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert not Path(f"/proc/{pid}").exists()

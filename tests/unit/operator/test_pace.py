@@ -66,6 +66,16 @@ def test_those_that_stay_when_most_have_ended_are_soon_looked_at_as_often_as_few
     assert len(last) > 5
 
 
+def test_one_that_comes_when_a_thousand_have_gone_finds_no_line() -> None:
+    pace, (new, *gone) = Pace(INTERVAL_S, PER_S), refs(1001)
+    looks(pace, gone, 0.0, 10.0)
+    for ref in gone:
+        pace.leave(ref)
+    found = [at for at, _ in looks(pace, [new], 10.0, 20.0)]
+    assert found[0] == 10.0
+    assert max(late - early for early, late in itertools.pairwise([*found, 20.0])) <= INTERVAL_S + 2 / PER_S
+
+
 def test_one_that_does_not_run_has_no_turn() -> None:
     pace, (tickets,) = Pace(INTERVAL_S, PER_S), refs(1)
     assert pace.wait_s(tickets, 0.0) is None

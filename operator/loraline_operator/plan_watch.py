@@ -54,7 +54,7 @@ def _running(look: Look, run: RunRef, job: Job) -> str | None:
     live = [pod for pod in own if pod.is_live]
     if own and not live and len(own) >= job.nodes:
         return f"{what(run)}: pod {own[-1].name} has ended; its Job is about to say how"
-    if any(pod.phase == "Failed" for pod in own) and job.nodes > 1:
+    if any(pod.phase == "Failed" for pod in own) and job.nodes > 1 and lost(own, look.now) is None:
         failed = next(pod for pod in own if pod.phase == "Failed")
         return f"{what(run)}: pod {failed.name} has ended; the others are stopped"
     if not live or not plan_gang.is_whole(job, own):
@@ -85,7 +85,7 @@ def _wait_s(look: Look, job: Job) -> float:
     """Seconds until something turns by time alone: a node counts as silent, or the attempt gives its nodes back."""
     times = [_silent_at(pod) for pod in look.observed.pods_of(job)] + [plan_gang.late_at(look, job)]
     coming = [(time - look.now).total_seconds() for time in times if time is not None and time > look.now]
-    return min(coming, default=PENDING_INTERVAL_S)
+    return min((*coming, PENDING_INTERVAL_S))
 
 
 def lost(pods: tuple[Pod, ...], now: datetime) -> str | None:

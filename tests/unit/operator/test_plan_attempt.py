@@ -12,6 +12,7 @@ from loraline_api import conditions
 from loraline_api.conditions import ConditionType, Reason
 from loraline_api.outcome import ExitCode
 from loraline_operator.actions import Kind
+from loraline_operator.plan_watch import PENDING_INTERVAL_S
 from unit.operator.builders import (
     NOW,
     a_finetune,
@@ -166,7 +167,7 @@ def test_a_pod_whose_node_does_not_tell_of_its_end_is_told_with_the_way_out() ->
     early, late = (planned(builder, observed, NOW + timedelta(seconds=seconds)) for seconds in (59, 60))
     assert (told(status_of(early))[1], early.requeue_after_s) == ("Pending", 1)
     assert told(status_of(late)) == ("False", "NodeLost", f"run {job.run_id}, attempt 1: pod {pod.name} {WORDS}")
-    assert (late.actions, late.events[0].is_warning) == ((), True)
+    assert (late.actions, late.events[0].is_warning, late.requeue_after_s) == ((), True, PENDING_INTERVAL_S)
 
 
 def test_an_edit_waits_for_a_pod_on_a_silent_node_and_says_so() -> None:

@@ -186,6 +186,18 @@ def test_the_end_of_several_nodes_is_that_of_the_pod_that_ended_it(
     assert (status.run.failures, status.phase) == (counted, "Failed" if reason == "DatasetInvalid" else "Pending")
 
 
+def test_a_silent_node_is_told_also_when_another_pod_has_failed() -> None:
+    job = gang()
+    first = node(job, 0, is_deleting=True, ends_by=NOW, node="node-1")
+    observed = with_service(job, first, node(job, 1, "Failed", exit_code=1))
+    early, late = (planned(after(TWO, seen()), observed, NOW + timedelta(seconds=s)) for s in (59, 60))
+    assert told(status_of(early))[1:] == (
+        "Running",
+        f"run {job.run_id}, attempt 1: pod {job.name}-1-abcde has ended; the others are stopped",
+    )
+    assert told(status_of(late))[1] == "NodeLost"
+
+
 def test_an_edit_reaches_an_attempt_that_is_not_placed_and_leaves_one_that_trains() -> None:
     job = gang()
     edited = after(TWO, seen()).with_spec("compute.requests", {"cpu": "1"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import itertools
 import sys
@@ -54,9 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="faults", description=__doc__)
-    parser.add_argument("--plan", action="append", default=[], help="plays the plan of this id (flow/fault/point)")
-    parser.add_argument("--flow", action="append", default=[], help="only this flow")
-    parser.add_argument("--fault", action="append", default=[], help="only this fault")
+    parser.add_argument(
+        "--plan", action="append", default=[], type=_plan, help="plays the plan of this id (flow/fault/point)"
+    )
+    parser.add_argument("--flow", action="append", default=[], choices=ground.names(), help="only this flow")
+    parser.add_argument("--fault", action="append", default=[], choices=list(map(str, MEANING)), help="only this fault")
     parser.add_argument("--sample", type=int, default=0, help="plays so many single faults, always the same ones")
     parser.add_argument("--pairs", type=int, default=0, help="plays so many pairs as well, always the same ones")
     parser.add_argument("--manifests", type=int, default=0, help="judges so many generated manifests as well")
@@ -75,6 +78,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--folder", type=Path, help="keeps the logs in this folder")
     return parser
+
+
+def _plan(text: str) -> Plan:
+    """The plan of an id that is typed in."""
+    with contextlib.suppress(ValueError):
+        plan = plans.parse(text)
+        if plan.flow in ground.names():
+            return plan
+    flows, faults = ", ".join(ground.names()), ", ".join(MEANING)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no plan; write flow/fault/point, as in first-run/kill/post-jobs-1, with a flow of {flows} and a "
+        f"fault of {faults}"
+    )
 
 
 async def _run(options: argparse.Namespace, folder: Path, found: Found) -> None:
@@ -118,7 +134,7 @@ def _wants_plans(options: argparse.Namespace) -> bool:
 
 async def _learned(arena: Arena, options: argparse.Namespace, found: Found) -> tuple[dict[str, Reference], list[Plan]]:
     """The clean runs, and the plans that are asked for of those flows that ended well."""
-    asked = [plans.parse(text) for text in options.plan]
+    asked: list[Plan] = options.plan
     names = sorted({plan.flow for plan in asked}) or options.flow or ground.names()
     references, found.results = await ground.learn(arena, names, options.at_once)
     known = _known(options, {result.plan for result in found.results})

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from faults import plans, report
+from faults.__main__ import main
 from faults.chaos import Chaos
 from faults.judge import Judgement
 from faults.plans import AT_EVENTS, AT_WRITES, ONCE_A_FLOW, Plan
@@ -100,3 +101,20 @@ def test_a_report_of_the_same_operator_leaves_what_did_not_converge(
     assert report.converged(file) == results[:1]
     monkeypatch.setattr(report, "operator_digest", lambda: "another")
     assert report.converged(file) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--plan", "first-run/kil/post-jobs-1"], "'first-run/kil/post-jobs-1' is no plan; write flow/fault/point"),
+        (["--plan", "first-un/kill/post-jobs-1"], "with a flow of bad-version, delete, edit, first-run,"),
+        (["--flow", "first-un"], "invalid choice: 'first-un' (choose from 'bad-version',"),
+        (["--fault", "kil"], "invalid choice: 'kil' (choose from 'kill',"),
+    ],
+)
+def test_a_slip_of_the_pen_is_told_with_what_there_is(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert words in capsys.readouterr().err

@@ -41,14 +41,16 @@ IMAGES = ("--trainer-image", "trainer:1", "--switchboard-image", "operator:1", "
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures at each size, side by side, and tells."""
     parser = argparse.ArgumentParser(prog="bench.operator", description=__doc__)
-    parser.add_argument("--sizes", default="100,1000,5000", help="numbers of fine-tunes on the real API server")
-    parser.add_argument("--alone", default="100,1000,5000,20000", help="the same on the stand-in for it")
+    parser.add_argument(
+        "--sizes", type=_sizes, default="100,1000,5000", help="numbers of fine-tunes on the real API server"
+    )
+    parser.add_argument("--alone", type=_sizes, default="100,1000,5000,20000", help="the same on the stand-in for it")
     parser.add_argument("--steady-s", type=float, default=STEADY_S, help="seconds of the steady state")
     parser.add_argument("--running-s", type=float, default=RUNNING_S, help="seconds in which all have to run")
     parser.add_argument("--only", choices=("ours", "baseline"), help="one of the two")
     parser.add_argument("--report", type=Path, default=REPORT)
     options = parser.parse_args(arguments)
-    wanted = [("stand-in", size) for size in _sizes(options.alone)] + [("real", size) for size in _sizes(options.sizes)]
+    wanted = [("stand-in", size) for size in options.alone] + [("real", size) for size in options.sizes]
     operators = (options.only,) if options.only else ("baseline", "ours")
     runs = [run for run in _before(options.report) if (run["apiServer"], run["size"]) not in wanted]
     for server, size in wanted:
@@ -73,7 +75,11 @@ def _before(report: Path) -> list[dict[str, Any]]:
 
 
 def _sizes(text: str) -> list[int]:
-    return [int(size) for size in text.split(",") if size]
+    """Numbers of fine-tunes, as they are typed in; none where the text is empty."""
+    sizes = text.split(",") if text else []
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers of fine-tunes; write them as in 100,1000")
+    return [int(size) for size in sizes]
 
 
 async def _measure(who: str, server: str, size: int, folder: Path, options: argparse.Namespace) -> dict[str, Any]:

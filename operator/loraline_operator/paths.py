@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
 
 from loraline_api.deployment import AdapterDeploymentSpec, AdapterDeploymentStatus
 from loraline_api.finetune import LoraFineTuneSpec
@@ -18,7 +17,7 @@ from loraline_operator import (
     plan_finetune,
     references,
 )
-from loraline_operator.actions import Kind, Manifest, Plan, Ref
+from loraline_operator.actions import Kind, Manifest, Ref
 from loraline_operator.children import Children
 from loraline_operator.cluster import Cluster
 from loraline_operator.complaints import Complaints
@@ -67,11 +66,6 @@ def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finet
         world.cluster, world.poller, world.children, world.complaints, claims=claims, settings=settings
     )
 
-    def plan(
-        object: FineTuneObject, seen: ObservedFineTune, settings: Settings, now: datetime
-    ) -> Plan[LoraFineTuneStatus]:
-        return plan_finetune.plan(object, seen, settings, now, world.policies.current)
-
     def wrote(owner: Ref, child: Ref, manifest: Manifest) -> None:
         world.children.wrote(child, manifest)
         world.own(owner, version_of(manifest))
@@ -84,7 +78,9 @@ def finetunes(world: World, settings: Settings) -> tuple[KindPath, observe_finet
         refers_to=_finetune_targets,
         least_depth=Depth.COPIES,
         observe=observer.observe,
-        plan=plan,
+        plan=lambda object, seen, settings, now: plan_finetune.plan(
+            object, seen, settings, now, world.policies.current
+        ),
         only_tells=_only_words,
         wrote=wrote,
         own=world.own,

@@ -50,8 +50,8 @@ class Settings:
     """Time in which all pods of an attempt on several nodes have to get one; else those that have one give it back."""
 
     workers: int = 16
-    """Objects that are reconciled at once: a new one is four writes, of some 10 ms each in a cluster, so that 8 would
-    be at most 200 in a second."""
+    """Objects that are reconciled at once: a new one is three writes, of some 10 ms each in a cluster, so that 8
+    would be at most 270 in a second."""
 
     namespaces: tuple[str, ...] = ()
     """Namespaces that are watched; empty watches all."""

@@ -108,7 +108,9 @@ class Waiting(StatusModel):
     """What a fine-tune waits for that the policy makes wait."""
 
     behind: str | None = Field(
-        default=None, max_length=253, description="The fine-tune before it in the line for GPUs."
+        default=None,
+        max_length=253,
+        description="The fine-tune before it in the line for GPUs, or whose end is about to free some.",
     )
     jobs: list[Annotated[str, Field(max_length=63)]] = Field(
         default=[], max_length=16, description="Jobs that hold the GPUs, while it is the first in the line."

@@ -47,7 +47,9 @@ def wait(claims: Sequence[Claim], name: str, gpus: int, namespace: str, limit: i
         behind = max(before, key=lambda claim: claim.place).name
         return Wait(Waiting(behind=behind), f"{asks}; it is in line after {behind}")
     jobs = sorted(job for claim in holders for job in claim.jobs)[:MAX_JOBS]
-    return Wait(Waiting(jobs=jobs), f"{asks}, of which {held} are held by {_named(holders)}; it starts when they end")
+    ending = next((claim.name for claim in holders if not claim.jobs), None)  # its Job is done, its status is to say so
+    message = f"{asks}, of which {held} are held by {_named(holders)}; it starts when they end"
+    return Wait(Waiting(behind=ending, jobs=jobs), message)
 
 
 def _named(holders: Sequence[Claim]) -> str:

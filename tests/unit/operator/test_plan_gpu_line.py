@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -142,3 +143,9 @@ def test_claims_are_read_from_objects_and_jobs(claim: Claim, holds: bool, waits_
 
 def test_a_fine_tune_on_cpus_claims_nothing() -> None:
     assert a_claim({"compute": {"gpus": 0}}, {}).gpus == 0
+
+
+def test_one_whose_job_has_ended_holds_its_gpus_until_its_status_says_so_which_then_wakes_the_next() -> None:
+    wait = waits(replace(holder("a"), jobs=()), holder("b"), waiter("me"))
+    assert wait is not None
+    assert (wait.waiting.behind, wait.waiting.jobs) == ("a", ["b-job"])

@@ -34,9 +34,14 @@ async def test_a_fine_tune_becomes_a_job_and_its_success_an_adapter(tenant: Tena
     assert status.run is not None
     assert status.adapter is not None
     assert (status.adapter.version, await tenant.jobs()) == (VERSION, [f"tickets-{status.run.id}-1"])
-    events = [item async for item in tenant.cluster.list(Kind.EVENT, tenant.namespace)]
-    ours = [item["reason"] for item in events if item["involvedObject"]["kind"] == "LoraFineTune"]
-    assert sorted(ours) == ["Running", "Succeeded", "Unschedulable"]
+
+    async def told() -> list[str] | None:
+        events = [item async for item in tenant.cluster.list(Kind.EVENT, tenant.namespace)]
+        ours = [item["reason"] for item in events if item["involvedObject"]["kind"] == "LoraFineTune"]
+        return ours if "Succeeded" in ours else None
+
+    reasons = await eventually(told, "an event of its success, which comes after the status")
+    assert sorted(reasons) == ["Running", "Succeeded", "Unschedulable"]
 
 
 async def test_the_snapshot_holds_run_and_data_and_cannot_be_changed(tenant: Tenant) -> None:

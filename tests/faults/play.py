@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,6 +39,9 @@ QUIET_S = 4.0
 LOOK_S = 0.5
 LAST_EVENTS_S = 1.0
 """Time in which the last events of a flow are on their way when its end is reached."""
+
+OWED_EVENTS_S = 10.0
+"""Time in which they come on a machine that stalls, if there are fewer than in the clean run; a kill loses some."""
 
 RECOVERY_LIMIT_S = 15.0
 RESTART_S = 0.2
@@ -183,6 +186,10 @@ class Operators:
         """Writes of all replicas so far."""
         return sum(len(proxy.trace.writes) for proxy in self.proxies)
 
+    def events(self) -> int:
+        """Events that all replicas have posted so far."""
+        return sum(_events(proxy.trace.writes) for proxy in self.proxies)
+
     def tracebacks(self) -> list[str]:
         """Bugs that the operator met."""
         logs = [replica.log.read_text(encoding="utf-8") for replica in self._replicas]
@@ -287,7 +294,7 @@ async def _once(arena: Arena, plan: Plan, reference: Reference | None) -> tuple[
             except AssertionError as error:
                 result.problems.append(f"stuck: {error!s:.600}")
             else:
-                await _judge_rest(operators, result)
+                await _judge_rest(operators, reference, result)
             found = ending.World(record)
         found_ending, counts = found.ending(), record.counts()
         if reference is not None:
@@ -323,16 +330,31 @@ async def _settle(record: Record, operators: Operators, reference: Reference | N
         await asyncio.sleep(LOOK_S)
 
 
-async def _judge_rest(operators: Operators, result: Result) -> None:
+async def _judge_rest(operators: Operators, reference: Reference | None, result: Result) -> None:
     """Nothing is written once the end is reached, and seen: the last events may still be on their way, or held back."""
     for proxy in operators.proxies:
         await proxy.thawed()
     await asyncio.sleep(LAST_EVENTS_S)
-    before = operators.writes()
+    await _settle_events(operators, reference)
+    before = [len(proxy.trace.writes) for proxy in operators.proxies]
     await asyncio.sleep(QUIET_S)
-    if operators.writes() > before:
-        late = operators.proxies[-1].trace.writes[before - operators.writes() :]
+    lengths = zip(operators.proxies, before, strict=True)
+    late = [point for proxy, length in lengths for point in proxy.trace.writes[length:]]
+    if late:
         result.problems.append(f"wrote after the end: {', '.join(late)[:300]}")
+
+
+async def _settle_events(operators: Operators, reference: Reference | None) -> None:
+    """Waits until as many events were posted as in the clean run, or the time for that is over."""
+    wanted = _events(reference.writes) if reference is not None else 0
+    for _ in range(round(OWED_EVENTS_S / LOOK_S)):
+        if operators.events() >= wanted:
+            return
+        await asyncio.sleep(LOOK_S)
+
+
+def _events(writes: Sequence[str]) -> int:
+    return sum(point.startswith("post-events") for point in writes)
 
 
 def _judge_recovery(proxy: Proxy, result: Result) -> None:

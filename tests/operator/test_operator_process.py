@@ -78,7 +78,11 @@ async def test_at_rest_nothing_is_written_and_a_restart_writes_nothing(
     await tenant.create_finetune()
     await tenant.end_pod(0)
     await tenant.until("Succeeded")
-    await asyncio.sleep(1)  # the events of the last status write pass
+
+    async def is_told() -> bool:
+        return door.writes[-1] == f"POST /api/v1/namespaces/{tenant.namespace}/events"
+
+    await eventually(is_told, "the event of the success, the last write")
     before = len(door.writes)
     await asyncio.sleep(REST_S)
     assert (door.writes[before:], first.memory_bytes() < MAX_REST_BYTES) == ([], True)

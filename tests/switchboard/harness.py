@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import boto3
 
+from cluster import fixture
 from cluster.fixture import free_port
 from loraline_api import artifact
 from loraline_api.artifact import AdapterFile, AdapterManifest, BaseModelIdentity
@@ -61,7 +62,7 @@ def listens(port: int) -> bool:
 
 
 class Program:
-    """A process with its log in a file, and a session of its own, so that its children end with it."""
+    """A process with its log in a file, and a session of its own: its children end with it, and all with the tests."""
 
     def __init__(self, command: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
         self.command = command
@@ -71,8 +72,11 @@ class Program:
 
     def start(self) -> None:
         """Starts it."""
+        self._guard = contextlib.ExitStack()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, env=self._env, start_new_session=True)
+            end = ("bash", "-c", f"kill -KILL -- -{self.process.pid}")
+            self._guard.enter_context(fixture.tied("then", end, os.environ, output=log.fileno()))
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to it and to its children."""
@@ -83,12 +87,13 @@ class Program:
         """SIGKILL, to its children too."""
         self.signal(signal.SIGKILL)
         self.process.wait()
+        self._guard.close()
 
     def stop(self) -> int:
         """SIGTERM, and its exit status."""
         self.process.terminate()
         status = self.process.wait(timeout=60)
-        self.signal(signal.SIGKILL)
+        self.kill()
         return status
 
 

@@ -278,14 +278,17 @@ class Tenant:
         items.sort(key=lambda item: (item["metadata"]["creationTimestamp"], item["metadata"]["name"]))
         return [item["metadata"]["name"] for item in items]
 
-    async def pod(self, job: str | None = None, finetune: str | None = None) -> Manifest:
-        """Waits for the pod that the Job controller makes."""
+    async def pod(
+        self, job: str | None = None, finetune: str | None = None, *, after: Manifest | None = None
+    ) -> Manifest:
+        """Waits for the pod that the Job controller makes; `after` is an earlier one, which may take its time to go."""
         named = {"batch.kubernetes.io/job-name": job, naming.FINETUNE_LABEL: finetune}
         labels = ",".join(f"{label}={name}" for label, name in named.items() if name)
 
         async def look() -> Manifest | None:
             pods = [item async for item in self.cluster.list(Kind.POD, self.namespace, labels=labels or None)]
             live = [pod for pod in pods if pod["status"]["phase"] not in ("Succeeded", "Failed")]
+            live = [pod for pod in live if after is None or pod["metadata"]["uid"] != after["metadata"]["uid"]]
             return next((pod for pod in live if "deletionTimestamp" not in pod["metadata"]), None)
 
         return await eventually(look, f"a pod of {labels or 'any Job'}")

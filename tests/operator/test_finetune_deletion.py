@@ -98,7 +98,7 @@ async def test_a_fine_tune_made_again_waits_until_the_old_ones_pod_has_ended(ten
 
     await eventually(waits, "it says what it waits for")
     await tenant.cluster.patch(ref, {"metadata": {"finalizers": []}})
-    await tenant.end_pod(0)
+    await tenant.end_this(await tenant.pod(after=pod), 0)
     await tenant.until("Succeeded")
 
 

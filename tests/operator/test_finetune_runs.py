@@ -122,7 +122,7 @@ async def test_an_edit_of_a_marked_configmap_starts_a_run_at_once(tenant: Tenant
 
 async def test_suspending_deletes_the_job_and_resuming_makes_the_same_again(tenant: Tenant) -> None:
     await tenant.create_finetune()
-    before = (await tenant.pod())["metadata"]["uid"]
+    before = await tenant.pod()
     jobs = await tenant.jobs()
     await tenant.edit({"suspend": True})
     await tenant.until("Suspended")
@@ -132,8 +132,8 @@ async def test_suspending_deletes_the_job_and_resuming_makes_the_same_again(tena
 
     await eventually(none, "no Job while suspended")
     await tenant.edit({"suspend": False})
-    after = await tenant.pod()
-    assert (await tenant.jobs(), after["metadata"]["uid"] != before) == (jobs, True)
+    await tenant.pod(after=before)
+    assert await tenant.jobs() == jobs
 
 
 async def test_a_job_deleted_by_hand_is_made_again_and_after_success_is_not(tenant: Tenant) -> None:
@@ -141,13 +141,9 @@ async def test_a_job_deleted_by_hand_is_made_again_and_after_success_is_not(tena
     before = await tenant.pod()
     (job,) = await tenant.jobs()
     await tenant.delete(Kind.JOB, job)
-
-    async def another() -> bool:
-        return bool((await tenant.pod())["metadata"]["uid"] != before["metadata"]["uid"])
-
-    await eventually(another, "another pod")
+    another = await tenant.pod(after=before)
     assert await tenant.jobs() == [job]
-    await tenant.end_pod(0)
+    await tenant.end_this(another, 0)
     await tenant.until("Succeeded")
     await tenant.delete(Kind.JOB, job)
     await tenant.edit({"retries": 5})

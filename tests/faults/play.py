@@ -47,7 +47,10 @@ RECOVERY_LIMIT_S = 15.0
 RESTART_S = 0.2
 ALL_WATCHES = frozenset({"lorafinetunes", "adapterdeployments", "deployments", "jobs", "pods", "configmaps"})
 RESYNC_S = 3.0
-ARGUMENTS = ("--progress-interval-s", "0.5", "--dataset-interval-s", "1", "--workers", "4")
+ARGUMENTS = (
+    *("--progress-interval-s", "0.5", "--dataset-interval-s", "1"),
+    *("--first-retry-delay-s", "2", "--workers", "4"),
+)
 LEASE_S = {Fault.PAUSE: "5", Fault.OUTAGE: "15", Fault.LONG_OUTAGE: "15"}
 """Where the Lease matters; elsewhere it is a minute, as a starved machine must not end a leader."""
 

@@ -119,7 +119,7 @@ class OperatorProcess:
             *("--trainer-image", "trainer:1", "--switchboard-image", "operator:1", "--server-image", "vllm:1"),
             *("--namespace", OPERATOR_NAMESPACE, "--listen", f"127.0.0.1:{self.port}"),
             *("--progress-interval-s", "0.5", "--dataset-interval-s", "1"),
-            *("--first-retry-delay-s", "2"),
+            *("--first-retry-delay-s", "5"),  # long enough that a busy machine sees what is said meanwhile
             *("--lease-duration-s", "60"),  # a starved machine must not end a test's leader
             *self.arguments,
         )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from faults import ending
 from faults.plans import Plan
-from faults.play import LAST_EVENTS_S, QUIET_S, Arena, Operators, operating, place
+from faults.play import LAST_EVENTS_S, Arena, Operators, operating, place
 from faults.record import Record
 from faults.stage import Stage
 from harness.operator_process import PodGone, Tenant, eventually
@@ -209,10 +209,9 @@ async def _judge_end(stage: Stage, record: Record, operators: Operators, chaos: 
     await stage.served(served.run.id.ljust(12, "0"))
     chaos.rest_s = round(time.monotonic() - started, 1)
     await asyncio.sleep(LAST_EVENTS_S)
-    before = operators.writes()
-    await asyncio.sleep(QUIET_S)
-    if operators.writes() > before:
-        chaos.problems.append(f"wrote after the end: {', '.join(operators.proxies[0].trace.writes[before:])[:300]}")
+    late = await operators.late_writes()
+    if late:
+        chaos.problems.append(f"wrote after the end: {', '.join(late)[:300]}")
     chaos.ended = dict(Counter(item["status"]["phase"] for item in record.items(Kind.FINE_TUNE)))
     chaos.problems += ending.World(record).orphans()
     for item in record.items(Kind.FINE_TUNE):

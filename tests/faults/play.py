@@ -193,6 +193,13 @@ class Operators:
         """Events that all replicas have posted so far."""
         return sum(_events(proxy.trace.writes) for proxy in self.proxies)
 
+    async def late_writes(self) -> list[str]:
+        """What all replicas write from now on for longer than a resync's interval; nothing, when they are at rest."""
+        before = [len(proxy.trace.writes) for proxy in self.proxies]
+        await asyncio.sleep(QUIET_S)
+        lengths = zip(self.proxies, before, strict=True)
+        return [point for proxy, length in lengths for point in proxy.trace.writes[length:]]
+
     def tracebacks(self) -> list[str]:
         """Bugs that the operator met."""
         logs = [replica.log.read_text(encoding="utf-8") for replica in self._replicas]
@@ -339,10 +346,7 @@ async def _judge_rest(operators: Operators, reference: Reference | None, result:
         await proxy.thawed()
     await asyncio.sleep(LAST_EVENTS_S)
     await _settle_events(operators, reference)
-    before = [len(proxy.trace.writes) for proxy in operators.proxies]
-    await asyncio.sleep(QUIET_S)
-    lengths = zip(operators.proxies, before, strict=True)
-    late = [point for proxy, length in lengths for point in proxy.trace.writes[length:]]
+    late = await operators.late_writes()
     if late:
         result.problems.append(f"wrote after the end: {', '.join(late)[:300]}")
 

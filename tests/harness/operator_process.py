@@ -286,10 +286,10 @@ class Tenant:
         labels = ",".join(f"{label}={name}" for label, name in named.items() if name)
 
         async def look() -> Manifest | None:
-            pods = [item async for item in self.cluster.list(Kind.POD, self.namespace, labels=labels or None)]
-            live = [pod for pod in pods if pod["status"]["phase"] not in ("Succeeded", "Failed")]
-            live = [pod for pod in live if after is None or pod["metadata"]["uid"] != after["metadata"]["uid"]]
-            return next((pod for pod in live if "deletionTimestamp" not in pod["metadata"]), None)
+            live = await self._live_pods(labels)
+            return next(
+                (pod for pod in live if after is None or pod["metadata"]["uid"] != after["metadata"]["uid"]), None
+            )
 
         return await eventually(look, f"a pod of {labels or 'any Job'}")
 
@@ -299,11 +299,13 @@ class Tenant:
 
     async def live_pods(self, finetune: str) -> list[Manifest]:
         """The pods of a fine-tune that have not ended and are not asked to, by the number of their node."""
-        labels = f"{naming.FINETUNE_LABEL}={finetune}"
-        pods = [item async for item in self.cluster.list(Kind.POD, self.namespace, labels=labels)]
-        live = [pod for pod in pods if pod["status"]["phase"] not in ("Succeeded", "Failed")]
-        live = [pod for pod in live if "deletionTimestamp" not in pod["metadata"]]
+        live = await self._live_pods(f"{naming.FINETUNE_LABEL}={finetune}")
         return sorted(live, key=lambda pod: observed_finetune.pod(pod).index)
+
+    async def _live_pods(self, labels: str) -> list[Manifest]:
+        pods = [item async for item in self.cluster.list(Kind.POD, self.namespace, labels=labels or None)]
+        live = [pod for pod in pods if pod["status"]["phase"] not in ("Succeeded", "Failed")]
+        return [pod for pod in live if "deletionTimestamp" not in pod["metadata"]]
 
     async def start_pod(self, ip: str | None = None, job: str | None = None, finetune: str | None = None) -> Manifest:
         """The kubelet's part: the container runs."""
